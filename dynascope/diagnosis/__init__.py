@@ -1,0 +1,1 @@
+"""What the numbers of a run mean together: recorded series and laws side by side."""

@@ -1,0 +1,207 @@
+"""Finds the models and optimisers of a script that nobody told us about, while it runs.
+
+Three places are watched, and none of them is changed for the script: the step of every optimiser (a global
+hook of torch), the first training-mode call of every outermost module (likewise), and
+``torch.autograd.backward``, whose scalar root is the loss. The model of an optimiser is the module called
+from outside that owns most of what it moves.
+
+This file is loaded as soon as the script imports torch; what costs time to import comes with the first
+optimiser step.
+"""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from dynascope.training.first_call import as_inputs
+
+# Steps of an optimiser during which its model may still be found: hooks for modules are taken away once all
+# optimisers have their model, so that a model of a later one is first seen after that one's first step.
+PATIENCE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Find:
+    """An optimiser and its model, just before its first observed step.
+
+    Attributes:
+        model: the outermost module.
+        optimizer: the optimiser.
+        inputs: copy of what the model was called with.
+        loss: gives the loss of the coming step, None where ``backward`` had no scalar root.
+        unseen: elements that the optimiser moves and the model does not own.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    inputs: Any
+    loss: Callable[[], Tensor | None]
+    unseen: int
+
+
+class Discovery:
+    """Watches while a script runs, and reports each optimiser once, with its model.
+
+    Args:
+        found: called for each find, inside the optimiser's first observed step. Its errors are kept, not
+            raised.
+    """
+
+    def __init__(self, found: Callable[[Find], None]) -> None:
+        self.missed: list[str] = []
+        """What could not be observed, in words."""
+        self.finds = 0
+        """Optimisers that were found with their model."""
+        self.backwards = 0
+        """Calls of ``backward``."""
+        self._found = found
+        self._process = os.getpid()
+        self._roots: list[tuple[weakref.ref[nn.Module], Any]] = []
+        self._inner: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._settled: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._tries: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._losses: list[Tensor] = []
+        self._stepped = False
+        self._calls: Any = None
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Watch until the block ends; then nothing of this is left in torch.
+
+        Yields:
+            Nothing.
+        """
+        original = torch.autograd.backward
+        backward = self._listening(original)
+        torch.autograd.backward = backward
+        steps = register_optimizer_step_pre_hook(self._on_step)
+        self._watch_calls()
+        try:
+            yield
+        finally:
+            steps.remove()
+            self._calls.remove()
+            self._process = -1  # whoever still holds our backward gets the original's behaviour
+            if torch.autograd.backward is backward:
+                torch.autograd.backward = original
+
+    # ------------------------------------------------------------------------------------------------ losses
+
+    def _listening(self, original: Callable[..., None]) -> Callable[..., None]:
+        @wraps(original)
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            if os.getpid() == self._process:
+                self._hear(tensors)
+            return original(tensors, *args, **kwargs)
+
+        return backward
+
+    def _hear(self, tensors: Any) -> None:
+        """Remember the roots since the last step: accumulated gradients belong to the sum of their losses."""
+        try:
+            if self._stepped:
+                self._losses.clear()
+                self._stepped = False
+            self.backwards += 1
+            roots = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+            if all(root.numel() == 1 for root in roots):
+                self._losses += [root.detach().reshape(()).clone() for root in roots]
+        except Exception as error:  # whatever was passed, backward itself must judge it
+            self._miss(f"a loss ({type(error).__name__}: {error})")
+
+    def loss(self) -> Tensor | None:
+        """Sum of the scalar roots of ``backward`` since the last optimiser step.
+
+        Returns:
+            The loss, None where there was none.
+        """
+        if len(self._losses) < 2:
+            return self._losses[0] if self._losses else None
+        return torch.stack([loss.to(self._losses[0]) for loss in self._losses]).sum()
+
+    # ------------------------------------------------------------------------------------------------ models
+
+    def _watch_calls(self) -> None:
+        self._calls = register_module_forward_pre_hook(self._on_call)
+
+    def _on_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        # What is being compiled must not be interrupted: hooks would break the graph and change its
+        # arithmetic.
+        if torch.compiler.is_compiling() or not module.training or module in self._inner:
+            return
+        if os.getpid() != self._process:
+            return
+        try:
+            self._inner.update(module.modules())  # an outer module is called before its inner ones
+            if next(module.parameters(), None) is not None:
+                keywords = sys._getframe(1).f_locals.get("kwargs")  # torch tells global hooks positions only
+                self._roots.append((weakref.ref(module), as_inputs(module, args, keywords or {})))
+                if hasattr(module, "_orig_mod"):  # about to be compiled: not with our hook in it
+                    self._calls.remove()
+        except Exception as error:
+            self._miss(f"the inputs of {type(module).__name__} ({type(error).__name__}: {error})")
+
+    def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._stepped = True
+        if optimizer in self._settled or os.getpid() != self._process:
+            return
+        try:
+            self._settle(optimizer)
+        except Exception as error:  # an observer's fault must never be the training's
+            self._settled.add(optimizer)
+            self._miss(f"{type(optimizer).__name__} ({type(error).__name__}: {error})")
+
+    def _settle(self, optimizer: Optimizer) -> None:
+        moved = {id(p): p.numel() for group in optimizer.param_groups for p in group["params"]}
+        best, owned, inputs = None, 0, None
+        for reference, called_with in self._roots:
+            model = reference()
+            mine = sum(moved.get(id(p), 0) for p in model.parameters()) if model is not None else 0
+            if mine > owned:
+                best, owned, inputs = model, mine, called_with
+        if best is None:
+            self._wait_for_model(optimizer)
+            return
+        self._settled.add(optimizer)
+        self.finds += 1
+        self._calls.remove()
+        self._found(Find(best, optimizer, inputs, self.loss, sum(moved.values()) - owned))
+
+    def _wait_for_model(self, optimizer: Optimizer) -> None:
+        tries = self._tries[optimizer] = self._tries.get(optimizer, 0) + 1
+        self._calls.remove()
+        if tries < PATIENCE:
+            self._watch_calls()
+            return
+        self._settled.add(optimizer)
+        self._miss(f"{type(optimizer).__name__} moves parameters of no module that was called in training mode")
+
+    def _miss(self, text: str) -> None:
+        if text not in self.missed:
+            self.missed.append(text)
+
+    def summary(self) -> list[str]:
+        """What was not observed, for one warning at the end.
+
+        Returns:
+            Sentences; none if everything was.
+        """
+        words = list(self.missed)
+        if self.backwards and not self.finds and not self.missed:
+            words.append(
+                "backward() was called, but no torch optimiser took a step: updates written by hand cannot be observed"
+            )
+        if not self.backwards and not self.finds and not self.missed:
+            words.append("nothing was trained with torch")
+        return words

@@ -1,0 +1,1 @@
+"""Ways to execute a list of run specs."""

@@ -1,0 +1,149 @@
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynascope.base.errors import DamagedRun
+from dynascope.runs import layout
+
+CHECKED = "Type-check error"
+"""What is said instead of our own words when the tests run with the annotations checked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    learning_rate: float
+    shape: tuple[int, ...] = (2, 3)
+
+
+def refuse(word: str) -> float:
+    raise ValueError(word)
+
+
+def test_jsonable_converts_what_people_pass() -> None:
+    given_value = {
+        "settings": Settings(np.float32(0.5)),  # type: ignore[arg-type]
+        "flags": np.array([True, False]),
+        "flag": np.bool_(True),
+        "counts": {np.int64(3), np.int64(1)},
+        "path": Path("a") / "b",
+        "bad": [math.nan, -math.inf, np.float64("inf")],
+        "none": None,
+    }
+    clean = layout.jsonable(given_value, "meta")
+    assert json.loads(layout.to_json(clean), parse_constant=refuse) == {
+        "settings": {"learning_rate": 0.5, "shape": [2, 3]},
+        "flags": [True, False],
+        "flag": True,
+        "counts": [1, 3],
+        "path": os.path.join("a", "b"),
+        "bad": ["nan", "-inf", "inf"],
+        "none": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"a": [1, {"b": object()}]}, r"meta\.a\[1\]\.b is a object"),
+        ({"a": {3: 1}}, r"keys of meta\.a must be strings, got 3"),
+        ({"a": 1 + 2j}, r"meta\.a is a complex"),
+        (Settings, "meta is a type"),
+    ],
+)
+def test_jsonable_names_the_key_it_refuses(value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        layout.jsonable(value, "meta")
+
+
+@given(st.floats(allow_nan=True))
+def test_floats_survive(value: float) -> None:
+    text = json.dumps(layout.encode_float(value), allow_nan=False)
+    back = layout.decode_float(json.loads(text))
+    assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+@pytest.mark.parametrize("value", ["NaN", "1.0", True, None, [1.0]])
+def test_only_the_three_words_are_numbers(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a number"):
+        layout.decode_float(value)
+
+
+def test_a_broken_character_does_not_break_the_file() -> None:
+    name = os.fsdecode(b"run-\xff")  # what sys.argv holds for a path that is no UTF-8
+    data = layout.to_json({"name": name, "greek": "η"})
+    assert json.loads(data) == {"name": name, "greek": "η"}
+    assert "η".encode() in data
+
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+@given(NAMES)
+def test_folder_names_are_safe(name: str) -> None:
+    folder = layout.folder_name(name)
+    assert len(folder.encode()) <= 160
+    assert folder.isascii()
+    assert not set('/\\:*?"<>|\0 ') & set(folder)
+    assert folder[0] not in "._"
+    assert folder[-1] != "."
+    if "~" not in folder:
+        assert unquote(folder) == name
+
+
+@given(NAMES, NAMES)
+def test_different_names_have_different_folders(one: str, other: str) -> None:
+    folders = {f(name) for f in (layout.folder_name, layout.hashed_folder_name) for name in (one, other)}
+    forms = {(name, f(name)) for f in (layout.folder_name, layout.hashed_folder_name) for name in (one, other)}
+    assert len(folders) == len({folder for _, folder in forms})
+    assert one == other or layout.folder_name(one) != layout.folder_name(other)
+
+
+def test_long_names_that_begin_alike_stay_apart() -> None:
+    one, other = layout.folder_name("w" * 300 + "a"), layout.folder_name("w" * 300 + "b")
+    assert one != other
+    assert max(len(one), len(other)) <= 160
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_a_name_must_be_a_string(name: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"non-empty string|{CHECKED}"):
+        layout.folder_name(name)  # type: ignore[arg-type]
+
+
+def test_write_aside_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    layout.write_aside(path, b"old", durable=True)
+    layout.write_aside(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_an_interrupted_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    layout.write_aside(path, b"old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        layout.write_aside(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DamagedRun, match=r"run\.json.*missing"):
+        layout.read_bytes(tmp_path / "run.json")
+    with pytest.raises(DamagedRun, match="cannot be read"):
+        layout.read_bytes(tmp_path)
+    for text, words in [(b'{"a": NaN}', "strict"), (b"[1]", "object is expected"), (b"\xff", "not valid")]:
+        with pytest.raises(DamagedRun, match=words):
+            layout.parse_object(text, tmp_path)

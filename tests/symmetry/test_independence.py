@@ -1,0 +1,53 @@
+"""Ranks of charge families against dense autograd Jacobians."""
+
+import pytest
+import torch
+
+from dynascope.symmetry.charges import Charge, Leg
+from dynascope.symmetry.independence import ChargeSpan
+
+POINT = {
+    "a": torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    "b": torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+}
+ROWS = Leg("a", 1.0, torch.arange(4).reshape(4, 1), 4)
+COLUMNS = Leg("b", -1.0, torch.arange(4).reshape(1, 4), 4)
+HALVES = Leg("a", 1.0, (torch.arange(4) // 2).reshape(4, 1), 2)
+
+
+def family(*legs, degree=2, full=False):
+    size = legs[0].size * (legs[0].size + 1) // 2 if full else legs[0].size
+    return Charge("c", "rescale", degree, legs, size, True, "", full=full)
+
+
+def dense_rank(*charges):
+    def values(a, b):
+        return torch.cat([c.value({"a": a, "b": b}) for c in charges])
+
+    parts = torch.autograd.functional.jacobian(values, (POINT["a"], POINT["b"]))
+    return int(torch.linalg.matrix_rank(torch.cat([p.flatten(1) for p in parts], dim=1)))
+
+
+@pytest.mark.parametrize(
+    "charges",
+    [
+        [family(ROWS, COLUMNS)],
+        [family(ROWS, COLUMNS), family(ROWS)],
+        [family(ROWS), family(HALVES)],
+        [family(ROWS, COLUMNS, full=True), family(ROWS, COLUMNS)],
+        [family(ROWS, degree=1), family(HALVES, degree=1), family(ROWS)],
+        # rank-limited: 10 entries of a 4 x 4 matrix built from 3 columns
+        [family(ROWS, full=True)],
+    ],
+)
+def test_gained_ranks_add_up_to_the_dense_rank(charges):
+    span = ChargeSpan(POINT)
+    gained = [span.add(charge) for charge in charges]
+    assert sum(gained) == span.rank == dense_rank(*charges)
+
+
+def test_coarse_view_of_a_fine_law_adds_nothing_but_a_new_leg_does():
+    span = ChargeSpan(POINT)
+    assert span.add(family(ROWS)) == 4
+    assert span.add(family(HALVES)) == 0
+    assert span.add(family(COLUMNS)) == 4
