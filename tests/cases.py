@@ -188,7 +188,5 @@ def case(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Cas
         model = make().to(dtype).train()
         for parameter in model.parameters():  # biases and gains too: zeros and ones hide mistakes
             parameter.data += 0.3 * torch.randn_like(parameter)
-        x: Any = (
-            torch.randint(7, (BATCH, *shape)) if name == "words" else torch.randn(BATCH, *shape, dtype=dtype)
-        )
+        x: Any = torch.randint(7, (BATCH, *shape)) if name == "words" else torch.randn(BATCH, *shape, dtype=dtype)
         return Case(name, model, x, torch.arange(BATCH) % CLASSES)

@@ -30,9 +30,7 @@ class Clock:
         if self.step < 0:
             raise ValueError(f"step={self.step} must be a whole number >= 0: updates made so far")
         if not (math.isfinite(self.time) and self.time >= 0):
-            raise ValueError(
-                f"time={self.time} must be finite and >= 0: the sum of the learning rates so far"
-            )
+            raise ValueError(f"time={self.time} must be finite and >= 0: the sum of the learning rates so far")
 
     def advance(self, learning_rate: float) -> "Clock":
         """The clock after one more update.

@@ -92,9 +92,7 @@ class Registry:
             return self._members[key]
         if key in self.unavailable:
             missing = self.unavailable[key]
-            raise Unsupported(
-                f"{name!r} of {self.room}", f"the package {missing!r} is missing", f"install {missing!r}"
-            )
+            raise Unsupported(f"{name!r} of {self.room}", f"the package {missing!r} is missing", f"install {missing!r}")
         raise UnknownName(self._kind(), name, self.names())
 
     def _walk(self) -> None:

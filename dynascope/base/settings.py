@@ -81,9 +81,7 @@ class SGDSettings:
         """
         missing = sorted(key for key in _SGD_KEYS.values() if key not in group)
         if missing:
-            raise ValueError(
-                f"group has the keys {sorted(group)} and lacks {missing}: not a torch.optim.SGD group"
-            )
+            raise ValueError(f"group has the keys {sorted(group)} and lacks {missing}: not a torch.optim.SGD group")
         numbers = {name: float(group[key]) for name, key in list(_SGD_KEYS.items())[:4]}
         return cls(**numbers, nesterov=bool(group["nesterov"]), maximize=bool(group["maximize"]))
 
@@ -156,7 +154,5 @@ def _canonical_float(value: float) -> object:
 
 def _key(key: object) -> str:
     if not isinstance(key, str):
-        raise TypeError(
-            f"settings contain the key {key!r} of type {type(key).__name__}; keys must be strings"
-        )
+        raise TypeError(f"settings contain the key {key!r} of type {type(key).__name__}; keys must be strings")
     return key

@@ -57,11 +57,7 @@ class Piece(NamedTuple):
 
     def view(self, memory: Float[Tensor, "*rows flat"]) -> Tensor:
         """This piece's part of flat memory, in the piece's shape behind any leading axes."""
-        return (
-            memory[..., self.start : self.stop]
-            .unflatten(-1, self.shape or (1,))
-            .reshape(*memory.shape[:-1], *self.shape)
-        )
+        return memory[..., self.start : self.stop].view((*memory.shape[:-1], *self.shape))
 
 
 def cut(
@@ -165,9 +161,10 @@ def _reduction(
 def _scatter(
     piece: Piece, cell: Cell, source: Tensor, out: Tensor
 ) -> tuple[Tensor, tuple[int, ...], Tensor, Tensor, bool]:
+    classes = torch.arange(cell.size) if cell.classes is None else cell.classes
     kept = prod(_kept(cell, piece.shape))
     start = 0 if 0 in cell.summed or not piece.shape else piece.first * (kept // piece.shape[0])
-    classes = cell.classes[start : start + kept].to(source.device)
+    classes = classes[start : start + kept].to(source.device)
     # Class -1 is collected in one extra cell, which is then dropped.
     classes = torch.where(classes < 0, cell.size, classes)
     target = out[:, cell.start : cell.start + cell.size]

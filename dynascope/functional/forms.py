@@ -72,7 +72,7 @@ class Bucket(NamedTuple):
             for tensors in quantities
             for piece in self.pieces
         ]
-        torch._foreach_copy_(self.targets, sources)
+        torch._foreach_copy_(self.targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
     def run(self) -> None:
         """Write the sums of this bucket."""

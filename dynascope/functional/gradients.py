@@ -61,9 +61,7 @@ def scalar(loss: Tensor) -> Float[Tensor, ""]:
         ValueError: it has more than one entry.
     """
     if loss.numel() != 1:
-        raise ValueError(
-            f"the loss has shape {tuple(loss.shape)} and must be one number: write its reduction out"
-        )
+        raise ValueError(f"the loss has shape {tuple(loss.shape)} and must be one number: write its reduction out")
     return loss.reshape(())
 
 

@@ -135,9 +135,7 @@ class GaussNewtonOperator(AbstractCurvature):
         tensor([72.])
     """
 
-    def __init__(
-        self, function: Callable[[Params], Tensor], loss: Callable[[Tensor], Tensor], params: Params
-    ) -> None:
+    def __init__(self, function: Callable[[Params], Tensor], loss: Callable[[Tensor], Tensor], params: Params) -> None:
         self.leaves = leaves_of(params)
         with differentiable():
             self._output = {"output": function(self.leaves)}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dynascope.functional.params import Params
+from dynascope.functional.params import Params, buffers_of
 
 Mode = Literal["train", "eval"]
 Dropout = Literal["identity", "fixed"]
@@ -38,8 +38,8 @@ class Function:
         """The model's output at these parameters and buffers.
 
         Args:
-            params: values of the parameters; names left out keep the module's own value.
-            buffers: values of the buffers; never written to.
+            params: values of the parameters; names left out have the module's own value.
+            buffers: values of the buffers, never written to; names left out have the module's own value.
             args: positional arguments of the module.
             kwargs: keyword arguments of the module.
 
@@ -47,9 +47,9 @@ class Function:
             Whatever the module returns.
         """
         # Copies, because a layer we do not know may update its buffers in place.
-        state = {**params, **{name: buffer.clone() for name, buffer in buffers.items()}}
+        own = {name: buffer.clone() for name, buffer in (buffers_of(self.model) | buffers).items()}
         with _modes(self.model, self.mode), _random_state(self.seed, params), _Pure(self.dropout):
-            return torch.func.functional_call(self.model, state, args, kwargs)
+            return torch.func.functional_call(self.model, own | params, args, kwargs)
 
     def on(self, params: Params, buffers: Params, inputs: Inputs) -> Any:
         """The output for inputs given as one value.
@@ -90,10 +90,8 @@ def as_function(
     depth, ``rrelu``) is drawn from a fixed seed, so that equal arguments give equal outputs.
 
     Args:
-        model: any module that ``torch.func.functional_call`` accepts; tied weights are given once, by first
-            name.
-        mode: "train" or "eval" for all its layers; None keeps each layer's mode as it is at the time of a
-            call.
+        model: any module that ``torch.func.functional_call`` accepts; tied weights are given once.
+        mode: "train" or "eval" for all its layers; None keeps each layer's mode at the time of a call.
         dropout: "identity" switches every dropout off, also functional ones and those inside attention and
             recurrent layers; "fixed" keeps them, with the same masks at every call.
         generator: where the seed of the masks is drawn from, once; needed for "fixed" only.
@@ -116,9 +114,7 @@ def as_function(
     if dropout not in ("identity", "fixed"):
         raise ValueError(f"dropout={dropout!r} must be 'identity' or 'fixed'")
     if dropout == "fixed" and generator is None:
-        raise ValueError(
-            "dropout='fixed' needs generator=torch.Generator().manual_seed(...) to draw its masks from"
-        )
+        raise ValueError("dropout='fixed' needs generator=torch.Generator().manual_seed(...) to draw its masks from")
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))

@@ -99,9 +99,7 @@ def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, ""]
         ValueError: the names differ.
     """
     if a.keys() != b.keys():
-        raise ValueError(
-            f"a and b must have the same names; only one of them has {sorted(a.keys() ^ b.keys())}"
-        )
+        raise ValueError(f"a and b must have the same names; only one of them has {sorted(a.keys() ^ b.keys())}")
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
 
 
@@ -114,6 +112,4 @@ def norm(params: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     Returns:
         The norm, in the precision of the tensors.
     """
-    return torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(tensor) for tensor in params.values()])
-    )
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in params.values()]))

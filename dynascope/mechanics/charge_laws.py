@@ -93,6 +93,8 @@ def account(
     Example:
         A rescale charge under plain SGD without decay moves by the squared steps alone.
 
+        >>> from dynascope.base.settings import SGDSettings
+        >>> from dynascope.mechanics.step_settings import step_settings
         >>> settings = step_settings(SGDSettings(learning_rate=0.1), steps=2)
         >>> account([3.0], settings, degree=2, source=[[1.0], [2.0]]).value[:, 0].round(12).tolist()
         [3.0, 3.01, 3.03]
@@ -157,15 +159,11 @@ def one_step_terms(
     return _terms(before, memory, forms, settings, degree)
 
 
-def leak(
-    predicted: Float[np.ndarray, "steps size"],
-    measured: Float[np.ndarray, "steps size"],
-    scale: Float[np.ndarray, "steps size"],
-) -> Float[np.ndarray, " size"]:
+def leak(predicted: Numbers, measured: Numbers, scale: Numbers) -> Float[np.ndarray, " size"]:
     """How far an account is from balancing: max over steps of |predicted - measured| / scale, for each charge.
 
     Args:
-        predicted: the accounted charge.
+        predicted: the accounted charge, (steps, size).
         measured: the charge itself at the same steps.
         scale: the summed squared norms of the charge's legs (summed absolute values for a linear charge).
 
@@ -269,7 +267,7 @@ def _series(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndar
     return grouped
 
 
-def _total(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndarray, "steps #size"]:
+def _total(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndarray, "steps ..."]:
     """A form per step of the whole charge."""
     array = finite(name, values)
     if array.ndim == 0:
@@ -279,7 +277,7 @@ def _total(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndarr
     return array
 
 
-def _state(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndarray, "groups #size"]:
+def _state(name: str, values: Numbers, settings: StepSettings) -> Float[np.ndarray, "groups ..."]:
     """A form of one moment, per leg group."""
     array = finite(name, values)
     if array.ndim == 0:

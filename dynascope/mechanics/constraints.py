@@ -43,12 +43,12 @@ class Residuals:
     @property
     def largest(self) -> float:
         """The largest residual: what has to be small for a symmetry."""
-        return max(float(self.gradient.max()), self.hessian)
+        return float(np.max([*self.gradient, self.hessian]))  # unlike max(), NaN wins
 
     @property
     def typical(self) -> float:
         """The smaller of the gradient's median residual and the Hessian's: what has to be large for a control."""
-        return min(float(np.median(self.gradient)), self.hessian)
+        return float(np.min([np.median(self.gradient), self.hessian]))
 
     def require(self, tolerance: float) -> None:
         """Refuse a family that is no symmetry of the loss.

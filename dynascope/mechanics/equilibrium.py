@@ -73,7 +73,7 @@ def equilibrium(settings: SGDSettings, unit_gradient: Numbers) -> Equilibrium:
     rate, mu, decay = _checked(settings)
     power = at_least_zero("unit_gradient", unit_gradient)
     pull = decay * (1.0 - mu) * (2.0 - rate * decay / (1.0 + mu))
-    squared = np.sqrt(np.divide(rate * power, pull, out=np.full_like(power, np.inf), where=pull > 0))
+    squared = np.asarray(np.sqrt(rate * power / pull)) if pull else np.full_like(power, np.inf)
     effective = np.divide(rate, squared, out=np.full_like(power, np.inf), where=squared > 0)
     return Equilibrium(
         squared_norm=squared,

@@ -28,7 +28,8 @@ from dynascope.base.errors import Unsupported
 from dynascope.mechanics.inputs import Numbers, at_least_zero, fraction_below_one, one_of
 
 Loss: TypeAlias = Callable[[Float[Tensor, " params"]], Float[Tensor, ""]]
-State: TypeAlias = Float[np.ndarray, " state"]
+# no shape here: a shape check at each of a million calls would cost more than a small network's gradient
+State: TypeAlias = np.ndarray
 Field: TypeAlias = Callable[[float, State], State]
 
 # Tight enough that the integrator's error stays below that of any law compared with it, learning_rate^3 or more.
@@ -167,7 +168,7 @@ def _second_order_path(
     return Path(time=times, theta=torch.from_numpy(path), velocity=torch.from_numpy(speed))
 
 
-def _derivative(value: Float[Tensor, ""], theta: Float[Tensor, " params"], *, again: bool) -> Float[Tensor, " params"]:
+def _derivative(value: Tensor, theta: Tensor, *, again: bool) -> Tensor:
     return torch.autograd.grad(value, theta, create_graph=again, retain_graph=True)[0]
 
 

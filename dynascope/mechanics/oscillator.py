@@ -67,7 +67,7 @@ def oscillator_state(
     even, odd = responses(gamma, omega, at_least_zero("time", time))
     start, speed = finite("value", value), finite("velocity", velocity)
     position = start * (even + gamma * odd) + speed * odd
-    return position, speed * (even - gamma * odd) - start * omega**2 * odd
+    return np.asarray(position), np.asarray(speed * (even - gamma * odd) - start * omega**2 * odd)
 
 
 def responses(

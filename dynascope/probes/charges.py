@@ -18,7 +18,7 @@ later, away from training. The two are compared at the first recorded step of ev
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -104,13 +104,15 @@ def _columns(family: Charge, quantities: Mapping[str, Mapping[str, Tensor]]) -> 
 
 def _quantities(family: Charge, snapshot: Snapshot) -> dict[str, dict[str, Tensor]]:
     """theta and g of a family's legs by parameter name; under SGD also v and u, under Nesterov w = v'."""
+    view = snapshot.optimizer
     theta = {leg.parameter: snapshot.params[leg.parameter].detach() for leg in family.legs}
-    settings = {name: snapshot.optimizer.settings(name) if snapshot.optimizer else {} for name in theta}
+    settings = {name: view.settings(name) if view else {} for name in theta}
     gradients = {name: (snapshot.gradients or {}).get(name) for name in theta}
     g = {name: torch.zeros_like(theta[name]) if x is None else x for name, x in gradients.items()}
-    if not any("dampening" in entry for entry in settings.values()):  # SGD alone has a dampening
+    # SGD alone has a dampening
+    if view is None or not any("dampening" in entry for entry in settings.values()):
         return {"theta": theta, "g": g}
-    buffers = {name: snapshot.optimizer.state(name).get("momentum_buffer") for name in theta}
+    buffers = {name: view.state(name).get("momentum_buffer") for name in theta}
     # With momentum 0 a buffer left over from earlier plays no part in the step.
     used = {name: x is not None and settings[name].get("momentum", 0) > 0 for name, x in buffers.items()}
     v = {name: buffers[name] if used[name] else torch.zeros_like(theta[name]) for name in theta}
@@ -158,12 +160,10 @@ class ChargeInstrument:
         Unsupported: a leg is complex.
     """
 
-    name: Final = "charges"
-
     def __init__(
         self, families: Sequence[Charge], model: nn.Module, optimizer: Optimizer, *, bucket: int | None = None
     ) -> None:
-        self.notes: list[tuple[str, str]] = []
+        self.notes: list[tuple[Literal["info", "warning"], str]] = []
         """What should be written down about the recording, as (level, text); whoever reads it empties it."""
         self._optimizer, self._view = optimizer, OptimizerView(optimizer, model)
         self._law = follows_sgd(optimizer)
@@ -176,11 +176,16 @@ class ChargeInstrument:
         copied = ("theta", "v", "g") if self._law else ("theta", "g")
         rows = (*copied, "|theta|", *(("u",) if self._law else ()), *(("w",) if self._nesterov else ()))
         self._names = [name for name, pair in _PAIRS.items() if set(pair) <= set(rows)]
-        pairs = [(rows.index(left), rows.index(right)) for left, right in map(_PAIRS.get, self._names)]
+        pairs = [(rows.index(left), rows.index(right)) for left, right in (_PAIRS[n] for n in self._names)]
         self._magnitude = len(copied)
         self._absent: set[str] = set()
         self._checked = False
         self._plan(copied, rows, pairs, bucket)
+
+    @property
+    def name(self) -> str:
+        """For messages and files."""
+        return "charges"
 
     # ------------------------------------------------------------------------------------------- recording
 
@@ -308,7 +313,7 @@ class ChargeInstrument:
         for part in self._parts[family.name]:
             signed = part.leg.coefficient * rows[:, :, part.place].astype(np.float64)
             by_group[part.group] = by_group[part.group] + signed if part.group in by_group else signed
-        total = sum(by_group.values())
+        total = np.sum(list(by_group.values()), axis=0)
         place = {name: column for column, name in enumerate(self._names)} | {"after": -1}
         wanted = self._columns_of(family)
         columns = {name: total[:, place[name]] for name in wanted if name in place}

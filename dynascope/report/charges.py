@@ -92,7 +92,11 @@ def _card(charts: Charts, family: Family, anchor: str) -> Safe:
             pills.append(pill(shown, judgement.mark, judgement.words))
     pills += [pill("holds up to epsilon", "open")] if not family.exact else []
     pills += [pill("sampled", "open")] if family.sampled else []
-    failed = [judged.words for judged in family.judgements.values() if judged.words and judged.mark == "bad"]
+    failed = [
+        f"{judged.kind.capitalize()}: {judged.words}."
+        for judged in family.judgements.values()
+        if judged.words and judged.mark == "bad"
+    ]
     return tag(
         "article",
         tag("h3", family.words or family.name),

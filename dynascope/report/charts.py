@@ -73,6 +73,7 @@ class Charts:
                     "row": line.row,
                     "col": line.column,
                     "neuron": line.neuron,
+                    "source": line.source,
                     "colour": colours[line.row],
                     "label": names.get(line.row, ""),
                     "y": compact(line.values),
@@ -90,7 +91,7 @@ class Charts:
             aria_label=f"Chart: {label}. Arrow keys read it step by step; the table below has its numbers.",
         )
         named = {row: (names[row], colours[row]) for row in rows}
-        heading = "measured" if rows[0] in ROWS else ylabel
+        heading = "measured" if rows[0] in ROWS else "value" if len(rows) == 1 else ylabel
         table = _readout(drawn, named, heading)
         return tag("figure", plot, table, tag("figcaption", caption))
 

@@ -187,6 +187,13 @@ def columns_of(run: Run, key: str) -> dict[str, str]:
     """The columns a page reads of one family of charges, each with the family that holds it.
 
     Predictions stand beside the measured columns, or in a family of their own with the prefix `PREDICTED`.
+
+    Args:
+        run: an opened run.
+        key: name of the family, with its prefix.
+
+    Returns:
+        Names of families by column.
     """
     own = run.families[key].get("columns", ())
     homes = {column: key for column in (*MEASURED, *PREDICTIONS) if column in own}

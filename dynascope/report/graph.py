@@ -153,7 +153,7 @@ def _nodes(bonds: Iterable[Mapping[str, Any]]) -> dict[str, Node]:
         group = str(bond.get("group") or "no continuous group")
         nodes[key] = Node(
             key,
-            (_short(str(bond["name"]) + times), _short(f"{bond.get('size', '?')} · {group}")),
+            (_short(str(bond["name"]) + times), _short(f"{bond.get('size', '?')} · {group}", 42)),
             bond=True,
             title=f"bond {bond['name']}{times}, size {bond.get('size', '?')}, {group}",
         )

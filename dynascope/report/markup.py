@@ -82,6 +82,8 @@ def readable(value: float | int | None, digits: int = 3) -> str:
         return "infinite" if value > 0 else "minus infinite"
     small = 0 < abs(value) < 1e-3  # 4 × 10⁻⁴ is read faster than 0.0004
     short = f"{value:.{digits - 1}e}" if small else f"{value:.{digits}g}"
+    if 10**digits <= abs(value) < 1e6:  # 1024 is read faster than 1.02 × 10³
+        short = f"{value:.0f}"
     if "e" not in short:
         return short.replace("-", "−")
     mantissa, exponent = short.split("e")

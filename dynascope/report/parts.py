@@ -75,7 +75,11 @@ def facts(title: str, values: Mapping[str, object], source: str) -> Safe | None:
     shown = [(key, value) for key, value in values.items() if value is not None and value != ""][:40]
     if not shown:
         return None
-    items = [tag("div", tag("dt", key.replace("_", " ")), tag("dd", _fact(value, source))) for key, value in shown]
+    leaves = [key.rpartition(".")[2] for key, _ in shown]
+    items = []
+    for (key, value), leaf in zip(shown, leaves, strict=True):
+        name = leaf if leaves.count(leaf) == 1 else key  # "settings.momentum" is "momentum" where nothing else is
+        items.append(tag("div", tag("dt", name.replace("_", " ")), tag("dd", _fact(value, source))))
     return tag("div", tag("h3", title), tag("dl", *items, class_="facts"), class_="card")
 
 

@@ -47,7 +47,6 @@ class _Array:
         self._buffer = np.full((*layout.inner, layout.chunk), self._fill, layout.dtype)
         self.rows = np.moveaxis(self._buffer, -1, 0)
         folder.mkdir(parents=True, exist_ok=True)
-
         chunks.write_layout(folder, layout)
 
     def write(self, index: int, records: int) -> None:

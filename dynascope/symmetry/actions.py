@@ -1,6 +1,6 @@
 """Closed forms of the motions: each constructor turns one family into tangent and finite group element."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from dynascope.symmetry.graph import Graph, bind
 from dynascope.symmetry.kinds import Action, Moved, Params
 from dynascope.symmetry.labels import Field, Solution
 from dynascope.symmetry.operations import Contraction, apply_without_bias, shape_of
-from dynascope.symmetry.scales import Normalisation
+from dynascope.symmetry.scales import Normalisation, Skip
 from dynascope.symmetry.shifts import ShiftDomain, Site, driven_coordinates
 
 
@@ -84,6 +84,42 @@ def scaling(family: Family, norms: Sequence[Normalisation]) -> Action:
             elif norm.mean is not None and norm.variance is not None:
                 statistics[norm.mean] = buffers[norm.mean] * a
                 statistics[norm.variance] = buffers[norm.variance] * a.square()
+        return new, statistics
+
+    return Action((family.size,), family.size, tangent, finite)
+
+
+def skipped_scaling(family: Family, skips: Mapping[str, Skip]) -> Action:
+    """Scale one side of h + (W h + b): W + 1 takes the difference, W' = c W / a + (c - a) / a on the diagonal.
+
+    Args:
+        family: coordinates with parameter names and ``@skip/<node>`` as keys.
+        skips: the additions behind those keys.
+
+    Returns:
+        The action; its element is one log-scale a per coordinate, the other side keeps c = 1.
+    """
+    plain = scaling(Family(family.coordinates, tuple(p for p in family.parts if not p.key.startswith("@"))), ())
+    touched = [(skips[p.key.removeprefix("@skip/")], p) for p in family.parts if p.key.startswith("@skip/")]
+
+    def centred(skip: Skip, values: Tensor, like: Tensor) -> Tensor:
+        middle = torch.zeros_like(like)
+        taps = tuple(n // 2 for n in skip.contraction.weight_shape[2:]) if skip.contraction.layout == "conv" else ()
+        middle[(slice(None), slice(None), *taps)] = torch.diag(values)
+        return middle
+
+    def tangent(params: Params, buffers: Params, element: Tensor) -> dict[str, Tensor]:
+        change = plain.tangent(params, buffers, element)
+        for skip, part in touched:
+            moved = -centred(skip, part.coefficient * spread(element, part.classes), params[skip.weight])
+            change[skip.weight] = change[skip.weight] + moved if skip.weight in change else moved
+        return change
+
+    def finite(params: Params, buffers: Params, element: Tensor) -> Moved:
+        new, statistics = plain.finite(params, buffers, element)
+        for skip, part in touched:
+            away = (-part.coefficient * spread(element, part.classes)).expm1()
+            new[skip.weight] = new[skip.weight] + centred(skip, away, params[skip.weight])
         return new, statistics
 
     return Action((family.size,), family.size, tangent, finite)

@@ -151,7 +151,7 @@ class Anatomy:
             lines.append(f"  {s.dimension:>6} {mark} {s.words}{charge}")
         if self.bonds:
             lines += ["", "  bonds"]
-            lines += [f"  {b.size:>6}   {b.name}: {b.group}" for b in self.bonds]
+            lines += [f"  {b.size:>6}   {b.name}: {b.group} (through {', '.join(b.through)})" for b in self.bonds]
         lines += [f"  note: {r}" for r in self._remarks()]
         return "\n".join(lines)
 

@@ -17,6 +17,8 @@ from dynascope.symmetry.kinds import Action, Moved, Params, Symmetry, SymmetryLe
 from dynascope.symmetry.regression import discover
 from dynascope.symmetry.verify import Bench, head, random_input
 
+# Zero to double precision; torch refuses 0 itself in a batch normalisation.
+NO_EPSILON = 1e-30
 _EPSILONS = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps")
 
 
@@ -37,7 +39,7 @@ def module_function(model: nn.Module, args: tuple, kwargs: dict[str, Any], outpu
     for module in zero.modules():
         for name in _EPSILONS:
             if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+                setattr(module, name, NO_EPSILON)
     _, spec = pytree.tree_flatten((args, kwargs))
 
     def function(

@@ -59,7 +59,7 @@ def families(
     slots: list[tuple[str, float, Tensor]] = []
     for key, coefficient, labels in places:
         small = compact([tighten(labels)])[0]
-        slots += [(key, coefficient * w, k) for w, k in solution.slots(small)]
+        slots += [(key, coefficient * w, compact([tighten(k)])[0]) for w, k in solution.slots(small)]
     slots = _cancel(slots)
     count = solution.size
     member = np.zeros((count + 1, len(slots)), dtype=bool)

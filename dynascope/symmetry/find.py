@@ -1,6 +1,7 @@
 """Inspection: trace, propose, verify, count."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch.utils import _pytree as pytree
 from dynascope.base.errors import Unsupported
 from dynascope.symmetry import propose
 from dynascope.symmetry.anatomy import Anatomy
-from dynascope.symmetry.charges import Charge
 from dynascope.symmetry.fallback import module_function, proposals
 from dynascope.symmetry.graph import Graph, trace
 from dynascope.symmetry.kinds import Symmetry
@@ -203,6 +203,7 @@ def _propose(
     proposals = [
         *propose.mixings(found, index, shapes),
         *diagonal,
+        *propose.skips(graph, shapes, axis),
         *constant,
         *propose.writes(graph, shapes, axis),
         *propose.mean_free_readers(graph, domain, shapes),
@@ -228,9 +229,7 @@ def judge(symmetry: Symmetry, outcome: Outcome, mode: str) -> Symmetry | str:
     exact = worst < EXACT and outcome.violation < EXACT
     charge = symmetry.charge
     if charge is not None and not exact:
-        charge = Charge(
-            charge.name, charge.kind, charge.degree, charge.legs, charge.size, False, charge.words, charge.full
-        )
+        charge = replace(charge, exact=False)
     modes = outcome.modes or (mode,)
     return symmetry.confirmed(
         residual=outcome.residual, violation=outcome.violation, exact=exact, charge=charge, modes=modes
@@ -259,10 +258,7 @@ def _unique(symmetries: Sequence[Symmetry]) -> list[Symmetry]:
         if count[s.name] > 1:
             name = f"{s.name}#{count[s.name]}"
             charge = s.charge
-            if charge is not None:
-                charge = Charge(
-                    name, charge.kind, charge.degree, charge.legs, charge.size, charge.exact, charge.words, charge.full
-                )
+            charge = replace(charge, name=name) if charge is not None else None
             s = s.confirmed(name=name, charge=charge)
         out.append(s)
     return out
@@ -285,8 +281,7 @@ def _named_groups(bonds: Sequence[propose.Bond], confirmed: Sequence[Symmetry]) 
             group = (
                 "positive diagonal x permutations" if scaled and "homogeneous" in bond.behaviours else "permutations"
             )
-        through = f" through {', '.join(bond.through)}" if bond.through else ""
-        out.append(propose.Bond(bond.name, bond.size, bond.through, bond.behaviours, bond.parts, group + through))
+        out.append(replace(bond, group=group))
     return out
 
 

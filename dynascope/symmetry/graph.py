@@ -23,7 +23,7 @@ from dynascope.base.errors import Unsupported
 _HALF_AND_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 # Numbers up to this size, added just before a square root, regularise a normalisation.
 _LARGEST_EPSILON = 1e-3
-_ROOTS = {"rsqrt", "sqrt", "reciprocal"}
+_ROOTS = {"rsqrt", "sqrt", "pow"}
 DROPOUTS = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "native_dropout"}
 _VIEWS = {
     "view",
@@ -240,7 +240,7 @@ def _epsilon_nodes(nodes: Sequence[Node]) -> frozenset[str]:
             continue
         tiny = 0 < node.args[1] <= _LARGEST_EPSILON
         name = op_name(node)
-        rooted = all(op_name(u) in _ROOTS or op_name(u) == "pow" for u in node.users if u.op == "call_function")
+        rooted = all(u.op == "call_function" and op_name(u) in _ROOTS for u in node.users)
         if tiny and ((name == "add" and rooted) or name in {"clamp_min", "clamp"}):
             found.add(node.name)
     return frozenset(found)

@@ -11,9 +11,9 @@ from dynascope.symmetry.graph import DROPOUTS, bind, op_name
 
 _TABLE = {
     # Only move data: interpreted by running them on the labels.
-    "move": "view reshape flatten unflatten permute transpose t numpy_T mT squeeze unsqueeze expand expand_as slice "
-    "select narrow split split_with_sizes chunk unbind flip roll repeat repeat_interleave pixel_shuffle pixel_unshuffle "
-    "channel_shuffle movedim swapaxes _unsafe_view _reshape_alias view_as diagonal",
+    "move": "view reshape flatten unflatten permute transpose t numpy_T mT squeeze unsqueeze expand expand_as "
+    "slice select narrow split split_with_sizes chunk unbind flip roll repeat repeat_interleave pixel_shuffle "
+    "pixel_unshuffle channel_shuffle movedim swapaxes _unsafe_view _reshape_alias view_as diagonal",
     # Return their argument.
     "identity": "contiguous clone alias to _to_copy type_as lift_fresh_copy positive "
     "double float " + " ".join(sorted(DROPOUTS)),

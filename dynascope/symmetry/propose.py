@@ -1,13 +1,24 @@
 """From solved domains to proposed symmetries: each function reads one family of claims off the graph."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from dynascope.symmetry.actions import Behind, MeanFree, Write, mean_free, mixing, scaling, shift, unused, write
+from dynascope.symmetry.actions import (
+    Behind,
+    MeanFree,
+    Write,
+    mean_free,
+    mixing,
+    scaling,
+    shift,
+    skipped_scaling,
+    unused,
+    write,
+)
 from dynascope.symmetry.charges import Charge, Kind, Leg
 from dynascope.symmetry.families import Family, Part, families
 from dynascope.symmetry.graph import Graph, bind, op_name
@@ -65,7 +76,8 @@ def layer(name: str) -> str:
     Returns:
         Such as ``net.0``.
     """
-    return name.rpartition(".")[0] or name
+    path = name.rpartition(".")[0] or name
+    return f"layer {path}" if path.isdigit() else path
 
 
 def short(names: Iterable[str]) -> str:
@@ -173,6 +185,40 @@ def _training(domain: ScaleDomain, key: str) -> bool:
     return next(n.training for n in domain.norms if f"@norm/{n.node.name}" == key)
 
 
+def skips(graph: Graph, shapes: dict, softmax_axis: int | None) -> list[Symmetry]:
+    """Scales on one side of an addition around a single linear map, which that map absorbs.
+
+    Args:
+        graph: traced module.
+        shapes: shapes of the parameters.
+        softmax_axis: as in ``inspect``.
+
+    Returns:
+        Proposals; their generators are affine and depend on W + 1, so no charge of the usual form belongs to them.
+    """
+    domain = ScaleDomain(graph, softmax_axis, absorb_skips=True)
+    domain.run()
+    places = [(n, c, labels) for n, one in domain.params.items() for c, labels in one]
+    places += [(f"@norm/{n.node.name}", c, labels) for n in domain.norms for c, labels in n.x]
+    for name, skip in domain.skips.items():
+        places += [(f"@skip/{name}", c, labels) for c, labels in skip.direct]
+        places += [(f"@kept/{name}", c, labels) for c, labels in skip.branch]
+    out = []
+    for family in families(domain.system.solve(), places):
+        keys = {p.key.partition("/")[0] for p in family.parts if p.key.startswith("@")}
+        if keys != {"@skip"}:
+            continue
+        parts = [p for p in family.parts if not p.key.startswith("@")]
+        names = [p.key for p in parts if p.coefficient > 0] or [p.key for p in parts]
+        action = skipped_scaling(family, domain.skips)
+        n = count_words(family.size, "channel")
+        words = f"rescale of {n} of {short(names)} alone, which the linear map around the skip takes back"
+        name = f"rescale/{_key(names)}-skip"
+        group = f"positive diagonal ({family.size})"
+        out.append(Symmetry(name, words, "rescale", group, symmetry_legs(parts, shapes), None, action, None))
+    return out
+
+
 def bonds(graph: Graph, softmax_axis: int | None) -> tuple[list[Bond], IndexDomain]:
     """The index spaces of the model and what they pass through.
 
@@ -200,11 +246,8 @@ def bonds(graph: Graph, softmax_axis: int | None) -> tuple[list[Bond], IndexDoma
     out = []
     for family, seen in zip(found, through, strict=True):
         bond = Bond("", family.size, tuple(seen), frozenset(seen.values()), family.parts)
-        out.append(Bond(f"{_key(bond.writers)}>{_key(bond.readers)}", *[getattr(bond, f) for f in _BOND_FIELDS]))
+        out.append(replace(bond, name=f"{_key(bond.writers)}>{_key(bond.readers)}"))
     return out, domain
-
-
-_BOND_FIELDS = ("size", "through", "behaviours", "parts")
 
 
 def mixings(found: Sequence[Bond], domain: IndexDomain, shapes: dict) -> list[Symmetry]:
@@ -224,7 +267,7 @@ def mixings(found: Sequence[Bond], domain: IndexDomain, shapes: dict) -> list[Sy
         linear = bond.behaviours <= LINEAR | {"layer_norm", "rms_norm"}
         if not linear or not 2 <= bond.size <= LARGEST_MIXING or any(abs(p.coefficient) != 1 for p in bond.parts):
             continue
-        if len({_multiplicity(p) for p in bond.parts}) == 0 or not _aligned(bond.parts):
+        if not _aligned(bond.parts):
             continue
         where = f"{short(bond.writers)} to {short(bond.readers)}"
         legs = symmetry_legs(bond.parts, shapes)
@@ -244,10 +287,6 @@ def mixings(found: Sequence[Bond], domain: IndexDomain, shapes: dict) -> list[Sy
         words = f"rotation of the {bond.size} units from {where}, which the normalisation turns along with"
         out.append(Symmetry(f"rotation/{bond.name}", words, "rotation", group, legs, bond.name, action, None))
     return out
-
-
-def _multiplicity(part: Part) -> int:
-    return int(part.classes.numel())
 
 
 def _aligned(parts: Sequence[Part]) -> bool:
@@ -329,7 +368,7 @@ def shifts(
     out = []
     for family in families(solution, places, skip=skip):
         direct = [p for p in family.parts if not p.key.startswith("@")]
-        absorbed = [p.key.removeprefix("@") for p in family.parts if p.key.startswith("@")]
+        absorbed = _takers([p.key.removeprefix("@") for p in family.parts if p.key.startswith("@")], domain)
         if not direct:
             continue
         action = shift(domain, solution, family, graph, norms)
@@ -350,6 +389,23 @@ def shifts(
             )
         )
     return out, domain
+
+
+def _takers(names: Sequence[str], domain: ShiftDomain) -> list[str]:
+    """The parameters that take a constant back: what a map without bias passes on arrives further down."""
+    driven = {s.node.name: set(s.rows.tolist()) for s in domain.sites if s.role == "driven"}
+    out: dict[str, None] = {}
+    pending = list(names)
+    while pending:
+        name = pending.pop(0)
+        if name not in driven:
+            out[name] = None
+            continue
+        for site in domain.sites:
+            arriving = {v for _, labels in site.arriving for v in torch.unique(labels).tolist()}
+            if arriving & driven[name]:
+                pending.append(site.parameter or site.node.name)
+    return list(out)
 
 
 def writes(graph: Graph, shapes: dict, softmax_axis: int | None) -> list[Symmetry]:

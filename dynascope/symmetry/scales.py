@@ -1,8 +1,8 @@
 """Graph rules for scales: by how much may each index of each tensor be multiplied, and which tensors share an index.
 
-Two readings of one walk. ``ScaleDomain`` asks for positive scales: the unknowns are log-scales, products add them, a
-ReLU passes them, a GELU pins them. ``IndexDomain`` asks which axes run over the same index space (a *bond*), whatever the
-elementwise functions on it are; it finds the legs for permutations, signs and changes of basis.
+Two readings of one walk. ``ScaleDomain`` asks for positive scales: the unknowns are log-scales, products add
+them, a ReLU passes them, a GELU pins them. ``IndexDomain`` asks which axes run over the same index space (a *bond*),
+whatever the elementwise functions on it are; it finds the legs for permutations, signs and changes of basis.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import Node
 
-from dynascope.symmetry.graph import bind, op_name
+from dynascope.symmetry.graph import Graph, bind, op_name
 from dynascope.symmetry.interpreter import AbstractDomain
 from dynascope.symmetry.labels import Field, scaled, varying
 from dynascope.symmetry.operations import DEGREE, Contraction, contraction, shape_of
@@ -41,12 +41,29 @@ class Normalisation:
     training: bool = True
 
 
+@dataclass(frozen=True)
+class Skip:
+    """An addition h + (W h + b) around one linear map.
+
+    Attributes:
+        contraction: the map.
+        weight: its weight.
+        direct: field of h, per channel.
+        branch: field of W h, per channel.
+    """
+
+    contraction: Contraction
+    weight: str
+    direct: Field
+    branch: Field
+
+
 class _AbstractScales(AbstractDomain):
     """What both readings share: contractions, embeddings, pooling, and the parameters of normalisations."""
 
     index: bool
 
-    def __init__(self, graph, softmax_axis) -> None:
+    def __init__(self, graph: Graph, softmax_axis: int | None) -> None:
         super().__init__(graph, softmax_axis)
         self.norms: list[Normalisation] = []
         self.contractions: dict[Node, Contraction] = {}
@@ -208,6 +225,18 @@ class ScaleDomain(_AbstractScales):
 
     index = False
 
+    def __init__(self, graph: Graph, softmax_axis: int | None, *, absorb_skips: bool = False) -> None:
+        """Prepare an empty system.
+
+        Args:
+            graph: the traced module.
+            softmax_axis: axis of the output along which a common shift does not matter, or None.
+            absorb_skips: let the two sides of h + (W h + b) scale apart, because W + 1 can take the difference.
+        """
+        super().__init__(graph, softmax_axis)
+        self.absorb_skips = absorb_skips
+        self.skips: dict[str, Skip] = {}
+
     def on_pointwise(self, node: Node) -> Field:
         """Any other function of one element tolerates no scale.
 
@@ -230,11 +259,32 @@ class ScaleDomain(_AbstractScales):
             The common field.
         """
         shape = shape_of(node)
+        if self.absorb_skips and (skip := self._skip(node)) is not None:
+            self.skips[node.name] = skip
+            return tuple((1.0, skip.contraction.over_output(labels)) for _, labels in skip.branch)
         operands = [a for a in node.args[:2] if not (isinstance(a, (int, float)) and a == 0)]
         one, *others = [_to_shape(self.field(a), shape) for a in operands]
         for other in others:
             self.system.same(one, other)
         return one
+
+    def _skip(self, node: Node) -> "Skip | None":
+        """The skip h + W h of an addition, where W has a tap that reads the same place."""
+        if op_name(node) != "add" or node.kwargs.get("alpha", 1) != 1:
+            return None
+        for branch, direct in (node.args[:2], node.args[1::-1]):
+            c = self.contractions.get(branch)  # type: ignore[arg-type]
+            if c is None or not isinstance(direct, Node) or c.x is not direct or shape_of(direct) != c.shape:
+                continue
+            name = self.parameter_name(c.weight)
+            taps = c.weight_shape[2:] if c.layout == "conv" else ()
+            if name is None or c.groups != 1 or c.layout == "transposed" or any(t % 2 == 0 for t in taps):
+                continue
+            side, rest = self.along(self.field(direct), c.axis)
+            out, more = self.along(self.field(branch), c.axis)
+            if not rest and not more and len(side) == len(out) == 1:
+                return Skip(c, name, side, out)
+        return None
 
     def on_multiply(self, node: Node) -> Field:
         """Factors add their log-scales.

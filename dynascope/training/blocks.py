@@ -26,14 +26,17 @@ class Instrument(Protocol):
     """What measures a fixed number of numbers around a step, without a trace and without waiting for the device.
 
     Attributes:
-        name: for messages and files.
         row: tensor that ``before`` and ``after`` write to.
         notes: what should be written down, as (level, text); emptied by the recorder.
     """
 
-    name: str
     row: Tensor
     notes: list[tuple[Level, str]]
+
+    @property
+    def name(self) -> str:
+        """For messages and files."""
+        ...
 
     def before(self) -> None:
         """Measure what stands before the step, gradients included."""

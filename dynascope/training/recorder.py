@@ -391,7 +391,7 @@ class Recorder:
                 f"every {every}th step is recorded, and the record is a sample"
             )
 
-    def _attempt(self, what: str, task: Callable[[], None]) -> None:
+    def _attempt(self, what: str, task: Callable[[], object]) -> None:
         """Do a part of the work; if it fails, that part alone is switched off."""
         try:
             task()

@@ -43,7 +43,8 @@ from dynascope.training.recorder import (
 __all__ = ["Wishes", "begin", "default_path", "finish", "free_path", "is_reserved", "observed", "unwrapped"]
 
 Output = Literal["identity", "softmax"]
-MakeInstrument = Callable[[Sequence[Charge], nn.Module, Optimizer], Instrument]
+MakeInstrument = Callable[..., Instrument]
+"""Called with the charges, the model and the optimiser."""
 
 # Batches on which the softmax constraint must hold before it is believed.
 BATCHES = 3

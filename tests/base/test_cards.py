@@ -26,9 +26,7 @@ def test_permitted_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Probe", "two words", "-x", "x-", "a--b", "../x", "1d"])
-@pytest.mark.parametrize(
-    "make", [probe, TaskCard, lambda name: StudyCard(name, "t", "p", "a", "v", 2020, "s")]
-)
+@pytest.mark.parametrize("make", [probe, TaskCard, lambda name: StudyCard(name, "t", "p", "a", "v", 2020, "s")])
 def test_refused_names(make, name: str) -> None:
     with pytest.raises(ValueError, match="lower-case letters"):
         make(name)

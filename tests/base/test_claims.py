@@ -14,6 +14,9 @@ from dynascope.base.claims import (
     aligned,
     compare,
     conclude,
+    convergence_order,
+    distance,
+    joined,
     judge,
     leak,
     metric_named,
@@ -95,20 +98,20 @@ def test_a_claim_states_sensible_demands(changes: dict[str, object], words: str)
 
 
 def test_judge_refuses_senseless_demands() -> None:
-    with pytest.raises(ValueError, match="factor is 0.0"):
+    with pytest.raises(ValueError, match=r"factor is 0\.0"):
         judge(0.1, 0.1, 1.0, 0.0)
 
 
 def test_prediction_kind_is_one_of_three() -> None:
-    with pytest.raises(ValueError, match="'guess'; it must be one of account, law, forecast"):
+    with pytest.raises(ValueError, match=r"'guess'; it must be one of account, law, forecast"):
         prediction([[1.0]], kind="guess")
 
 
 def test_relative_to_motion_is_the_largest_error_over_the_largest_motion() -> None:
-    measured = series([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])  # moves by 5 at most
-    predicted = series([[0.0, 0.0], [3.0, 4.0], [0.6, 1.8]])  # is wrong by 1 at most
+    measured = series([[7.0, 1.0], [10.0, 5.0], [7.0, 2.0]])  # moves by 5 at most
+    predicted = series([[7.0, 1.0], [10.0, 5.0], [7.6, 2.8]])  # is wrong by 1 at most
     assert relative_to_motion(predicted, measured) == pytest.approx(0.2)
-    still = series(np.zeros((3, 2)))
+    still = series(np.tile([7.0, 1.0], (3, 1)))
     assert relative_to_motion(still, measured) == 1.0  # "nothing moves" is wrong by the whole motion
     assert np.isnan(relative_to_motion(still, still))
     assert relative_to_motion(measured, still) == INF
@@ -186,7 +189,9 @@ def test_a_comparison_is_strict_json() -> None:
     result = conclude(claim(), predicted={"a": INF, "b": [NAN, 1]}, measured=2.0, error=NAN, control_error=INF)
     text = json.dumps(result.to_dict(), allow_nan=False)
     assert json.loads(text)["predicted"] == {"a": "inf", "b": ["nan", 1]}
-    assert {"id", "statement", "predicted", "measured", "error", "tolerance", "reason", "control"} <= set(json.loads(text))
+    assert {"id", "statement", "predicted", "measured", "error", "tolerance", "reason", "control"} <= set(
+        json.loads(text)
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,3 +213,28 @@ def test_comparison_is_immutable() -> None:
     with pytest.raises(AttributeError):
         result.verdict = "supported"  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(result, Comparison)
+
+
+def test_convergence_order_is_the_slope_in_logarithms() -> None:
+    sizes = [0.4, 0.1, 0.2]
+    assert convergence_order(sizes, [3 * size**2.5 for size in sizes]) == pytest.approx(2.5)
+    assert np.isnan(convergence_order(sizes, [1.0, 0.0, 1.0]))
+    assert np.isnan(convergence_order(sizes, [1.0, NAN, 1.0]))
+    for wrong in ([0.1, 0.1], [0.1], [0.1, -0.2]):
+        with pytest.raises(ValueError, match="two or more different positive"):
+            convergence_order(wrong, [1.0] * len(wrong))
+    with pytest.raises(ValueError, match="an error for each"):
+        convergence_order([0.1, 0.2], [1.0])
+
+
+def test_distance_is_euclidean() -> None:
+    assert distance([0.0, 0.0], [3.0, 4.0]) == 5.0
+
+
+def test_joined_puts_families_side_by_side() -> None:
+    first, second = series([[1.0], [2.0]]), series([[3.0, 4.0], [5.0, 6.0]])
+    assert joined([first, second], name="both").values.tolist() == [[1.0, 3.0, 4.0], [2.0, 5.0, 6.0]]
+    with pytest.raises(ValueError, match="have other steps"):
+        joined([first, series([[1.0], [2.0]], steps=[0, 2])], name="both")
+    with pytest.raises(ValueError, match="'both' is empty"):
+        joined([], name="both")

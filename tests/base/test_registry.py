@@ -34,17 +34,14 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         package.mkdir(parents=True)
         (tmp_path / name / "__init__.py").touch()
         (package / "__init__.py").write_text(
-            "from dynascope.base.registry import Registry\n"
-            f"THINGS = Registry('{name}.things', 'no.such.group')\n"
+            f"from dynascope.base.registry import Registry\nTHINGS = Registry('{name}.things', 'no.such.group')\n"
         )
         for file, (plugin, line) in files.items():
             path = package / f"{file}.py"
             path.parent.mkdir(exist_ok=True)
             if path.parent != package:
                 (path.parent / "__init__.py").touch()
-            text = PLUGIN.format(
-                room=f"{name}.things", name=plugin, function=plugin.replace("-", "_"), line=line
-            )
+            text = PLUGIN.format(room=f"{name}.things", name=plugin, function=plugin.replace("-", "_"), line=line)
             path.write_text(textwrap.dedent(text))
         return __import__(f"{name}.things", fromlist=["THINGS"]).THINGS
 
@@ -60,6 +57,13 @@ def test_files_and_folders_are_walked_on_the_first_look_up(room: Callable[..., R
     assert things.get("alpha")() == "alpha"
     assert things.get("alpha").card == TaskCard("alpha")
     assert things.get("alpha").value.__name__ == "alpha"
+
+
+def test_the_walk_happens_once(room: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch) -> None:
+    things, walks = room({"alpha": ("alpha", "")}), []
+    monkeypatch.setattr(module, "entry_points", lambda group: walks.append(group) or ())
+    things.names(), things.get("alpha"), things.names()
+    assert walks == [things.group]
 
 
 def test_hyphens_and_underscores_are_equal(room: Callable[..., Registry]) -> None:
@@ -113,15 +117,11 @@ def test_register_returns_the_function_unchanged() -> None:
     assert vars(plain) == {}
 
 
-def test_entry_points_of_other_packages(
-    room: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entry_points_of_other_packages(room: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch) -> None:
     things = room({"alpha": ("alpha", "")})
     package = things.room.partition(".")[0]
     outside = Path(sys.modules[package].__file__).parent.parent / "outside_plugin.py"
-    outside.write_text(
-        textwrap.dedent(PLUGIN.format(room=things.room, name="outside", function="outside", line=""))
-    )
+    outside.write_text(textwrap.dedent(PLUGIN.format(room=things.room, name="outside", function="outside", line="")))
     points = [
         EntryPoint("outside", "outside_plugin", things.group),
         EntryPoint("absent", "no_such_package", things.group),

@@ -80,6 +80,7 @@ def test_an_unknown_reduction_lists_the_known_ones() -> None:
 def test_tail_keeps_the_end() -> None:
     series = Series(np.arange(10), np.arange(10.0), name="x", unit="s")
     assert tail(series, fraction=0.3).values.tolist() == [7.0, 8.0, 9.0]
+    assert tail(series, fraction=0.3).steps.tolist() == [7, 8, 9]
     assert tail(series, fraction=0.3).unit == "s"
     assert tail(series, fraction=0.001).values.tolist() == [9.0]
     with pytest.raises(ValueError, match="fraction"):
@@ -101,6 +102,8 @@ def test_over_seeds() -> None:
         standard_error_over(members[:1])
     with pytest.raises(ValueError, match="share steps"):
         mean_over([members[0], members[0].until(4)])
+    with pytest.raises(ValueError, match="share steps"):
+        mean_over([members[0], Series(members[0].steps + 1, members[0].values, name="late")])
     with pytest.raises(ValueError, match="at least 1 series, got 0"):
         mean_over([])
 

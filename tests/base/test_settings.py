@@ -57,6 +57,11 @@ class Other:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class Twin:
+    learning_rate: float
+
+
 class Colour(Enum):
     RED = 1
 
@@ -64,7 +69,7 @@ class Colour(Enum):
 DIFFERENT = [
     None, True, 1, 2.5, "1", "a", math.nan, math.inf, [], {}, [1], [[1]], [1, 2], [2, 1],
     {"a": 1}, {"a": [1]}, {"b": 1}, {1, 2}, {"path": "a"}, {"enum": "Colour.RED"}, {"learning_rate": 0.1},
-    PurePosixPath("a"), Colour.RED, SGDSettings(0.1), SGDSettings(0.2), Other(0.1), [SGDSettings(0.1)],
+    PurePosixPath("a"), Colour.RED, SGDSettings(0.1), SGDSettings(0.2), Other(0.1), Twin(0.1), [SGDSettings(0.1)],
 ]  # fmt: skip
 
 
@@ -80,7 +85,7 @@ def test_different_settings_have_different_names() -> None:
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
         ((1, 2), [1, 2]),
         ({1, 2}, frozenset([2, 1])),
-        (SGDSettings(1), SGDSettings(1.0)),
+        (Other(1), Other(1.0)),
         (0.0, -0.0),
         (np.float64(0.5), 0.5),
         (np.int64(3), 3),

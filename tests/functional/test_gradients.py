@@ -209,6 +209,7 @@ def test_fast_path_that_disagrees_is_refused() -> None:
         per_example_gradients(arrange[0], loss, *arrange[2:])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="method='fast'"):
         per_example_gradients(*arguments(case("mlp")), method="fast")

@@ -100,6 +100,14 @@ def test_buffers_are_an_argument() -> None:
     assert not torch.allclose(moved, call(it, function), atol=0.01)
 
 
+def test_buffers_left_out_are_the_modules_own_and_stay_untouched() -> None:
+    it = case("batch_norm")
+    for mode in ("train", "eval"):
+        function = as_function(it.model, mode=mode)
+        with untouched(it.model):
+            assert torch.equal(function(parameters_of(it.model), {}, it.x), call(it, function))
+
+
 class Counter(nn.Module):
     """Writes to its buffer at every call, as old spectral normalisation does."""
 
@@ -234,6 +242,7 @@ def test_batch_loss_is_the_loss_of_the_batch() -> None:
         ({"dropout": "fixed"}, "generator="),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_arguments_out_of_range(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_function(nn.Linear(1, 1), **options)

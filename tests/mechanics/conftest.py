@@ -48,13 +48,33 @@ def column_sum_form(weight: str, bias: str) -> Form:
     return form
 
 
+def sizes(form: Form) -> Callable[[Vectors], Tensor]:
+    """The yardstick of each charge of a quadratic form whose signs are all positive."""
+    return lambda theta: form(theta, theta)
+
+
+def column_sizes(theta: Vectors) -> Tensor:
+    """Summed absolute values, the yardstick of each column sum."""
+    return column_sum_form("2.weight", "2.bias")({n: p.abs() for n, p in theta.items()}, {})
+
+
+def gram_sizes(theta: Vectors) -> Tensor:
+    """Squared norms of the two units of each entry of the Gram matrix."""
+    both = torch.zeros(4, dtype=torch.float64)
+    for name, p in theta.items():
+        both = both + {"0.weight": (p**2).sum(-1), "0.bias": p**2, "1.weight": (p**2).sum(0)}.get(name, 0.0)
+    rows, columns = torch.triu_indices(4, 4)
+    return (both[rows] + both[columns]) / 2
+
+
 @dataclass(frozen=True)
 class Charged:
-    """A network, its loss and one family of charges."""
+    """A network, its loss, one family of charges and the yardstick of each."""
 
     build: Callable[[], nn.Module]
     form: Form
     degree: int
+    scale: Callable[[Vectors], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
 
 
@@ -66,14 +86,15 @@ def linear_pair() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
 
 
-HIDDEN_UNITS = rescale_form([("0.weight", 1, 0), ("0.bias", 1, 0), ("2.weight", -1, 1)])
-NO_BIAS = rescale_form([("0.weight", 1, 0), ("2.weight", -1, 1)])
+LEGS = [("0.weight", 1, 0), ("0.bias", 1, 0), ("2.weight", -1, 1)]
+HIDDEN_UNITS, NO_BIAS = rescale_form(LEGS), rescale_form([LEGS[0], LEGS[2]])
+UNIT_SIZES = sizes(rescale_form([(name, 1, axis) for name, _, axis in LEGS]))
 SYSTEMS = {
-    "rescale": Charged(mlp(nn.ReLU), HIDDEN_UNITS, 2),
-    "translation": Charged(mlp(nn.Tanh), column_sum_form("2.weight", "2.bias"), 1),
-    "gram": Charged(linear_pair, gram_form, 2),
-    "rescale without its bias": Charged(mlp(nn.ReLU), NO_BIAS, 2),
-    "rescale across GELU": Charged(mlp(nn.GELU), HIDDEN_UNITS, 2),
+    "rescale": Charged(mlp(nn.ReLU), HIDDEN_UNITS, 2, UNIT_SIZES),
+    "translation": Charged(mlp(nn.Tanh), column_sum_form("2.weight", "2.bias"), 1, column_sizes),
+    "gram": Charged(linear_pair, gram_form, 2, gram_sizes),
+    "rescale without its bias": Charged(mlp(nn.ReLU), NO_BIAS, 2, UNIT_SIZES),
+    "rescale across GELU": Charged(mlp(nn.GELU), HIDDEN_UNITS, 2, UNIT_SIZES),
 }
 
 
@@ -95,7 +116,7 @@ def train(
     groups: Sequence[SGDSettings],
     member: Callable[[str], int] = lambda name: 0,
     *,
-    steps: int = 40,
+    steps: int = 15,
     schedule: Sequence[float] | None = None,
     clip: Callable[[list], object] | None = None,
     seed: int = 0,
@@ -153,16 +174,10 @@ def train(
             rows["source"].append(b(u, u))
             rows["cross"].append(b(u, v))
             rows["after"].append(b({n: params[n].detach() for n in part}, {n: params[n].detach() for n in part}))
-            rows["scale"].append(_yardstick(system, theta))
+            rows["scale"].append(system.scale(theta))
         for name, row in rows.items():
             getattr(record, name).append(torch.stack(row).numpy())
     return {name: np.stack(rows) for name, rows in vars(record).items()}
-
-
-def _yardstick(system: Charged, theta: Vectors) -> Tensor:
-    """The summed squared norms (absolute values) of all legs, the same for every charge of the family."""
-    total = sum((p.abs() if system.degree == 1 else p**2).sum() for p in theta.values())
-    return total * torch.ones_like(system.form(theta, theta))
 
 
 def _buffer(optimizer: torch.optim.Optimizer, p: Tensor) -> Tensor:

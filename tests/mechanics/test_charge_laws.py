@@ -10,12 +10,12 @@ from dynascope.base.settings import SGDSettings
 from dynascope.mechanics.charge_laws import account, leak, one_step_terms
 from dynascope.mechanics.step_settings import step_settings
 
-STEPS = 25
+STEPS = 15
 SCHEDULE = 1.0 + 0.5 * np.sin(np.arange(STEPS))
-# rounding of 25 steps, relative to the charge's legs; measured worst 3e-15
-ROUNDING = 1e-13
-# a control must leak at least this much: ten thousand times the rounding that an account may show
-BROKEN = 1e4 * ROUNDING
+# rounding of 15 steps, relative to the charge's legs; measured worst 1e-15
+ROUNDING = 1e-14
+# a control must leak at least this much: a hundred million times the rounding that an account may show
+BROKEN = 1e8 * ROUNDING
 
 MOMENTA = [
     {},
@@ -114,13 +114,16 @@ def test_decay_on_matrices_only_needs_each_group_but_has_no_kinetic_term(systems
     np.testing.assert_allclose(result.terms["decay"], decay, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rescale without its bias", "rescale across GELU"])
-@pytest.mark.parametrize("member", [lambda name: 0, is_bias])
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("rescale without its bias", lambda name: 0),
+        ("rescale across GELU", lambda name: 0),
+        ("rescale across GELU", is_bias),
+    ],
+)
 def test_account_leaks_for_what_is_no_symmetry(systems, run_sgd, name, member):
-    groups = [SGDSettings(0.05, momentum=0.9, weight_decay=0.05)] * 2
-    groups = groups if member("bias") else groups[:1]
-    if name == "rescale without its bias" and len(groups) == 2:
-        pytest.skip("the dropped bias leaves the second group empty")
+    groups = [SGDSettings(0.05, momentum=0.9, weight_decay=0.05)] * (1 + member("bias"))
     seen = run_sgd(systems[name], groups, member)
     assert leakage(seen, accounted(seen, step_settings(groups, steps=STEPS), 2)) > BROKEN
 
@@ -171,8 +174,8 @@ def test_account_leaks_if_nesterov_is_taken_for_the_heavy_ball(systems, run_sgd,
 @pytest.mark.parametrize("name", ["rescale", "translation", "gram"])
 def test_account_may_start_in_the_middle_of_a_run(systems, run_sgd, name, options):
     system, groups = systems[name], [SGDSettings(0.05, weight_decay=0.05, **options)]
-    seen = {key: rows[15:] for key, rows in run_sgd(system, groups).items()}
-    settings = step_settings(groups, steps=STEPS - 15, fresh=False)
+    seen = {key: rows[7:] for key, rows in run_sgd(system, groups).items()}
+    settings = step_settings(groups, steps=STEPS - 7, fresh=False)
     result = accounted(seen, settings, system.degree, momentum=seen["momentum"][0])
     assert leakage(seen, result) < ROUNDING
     forgotten = accounted(seen, settings, system.degree, momentum=0.0)
@@ -183,7 +186,7 @@ def test_account_may_start_in_the_middle_of_a_run(systems, run_sgd, name, option
 @pytest.mark.parametrize("name", ["rescale", "translation", "gram"])
 def test_sampled_steps_are_accounted_one_by_one(systems, run_sgd, name, options):
     system, groups = systems[name], [SGDSettings(0.05, weight_decay=0.05, **options)]
-    seen = {key: rows[::7] for key, rows in run_sgd(system, groups).items()}
+    seen = {key: rows[::4] for key, rows in run_sgd(system, groups).items()}
     settings = step_settings(groups, steps=len(seen["value"]))
     source = seen["source"] if system.degree == 2 else None
     terms = one_step_terms(seen["value"], settings, degree=system.degree, source=source, momentum=seen["momentum"])

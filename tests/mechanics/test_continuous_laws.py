@@ -21,7 +21,7 @@ def source_at(times):
 def errors(law, learning_rates, *, momentum, dampening, degree, schedule=np.ones_like):
     """Errors at the end of the same stretch of time, for each learning rate."""
     found = []
-    for rate in learning_rates:
+    for rate in learning_rates.tolist():
         per_step = rate * (1.0 - dampening if momentum else 1.0)
         steps = round(DURATION / per_step)
         shape = schedule(np.linspace(0.0, 1.0, steps))
@@ -109,7 +109,7 @@ def test_start_at_rest_and_half_step_start_are_of_first_order(momentum, speed):
 def test_under_damped_swings_are_met_to_second_order(degree):
     # gamma = 1 and omega = 4 held fixed: momentum -> 1 and decay -> 0 with the learning rate
     rates, found = np.array([0.02, 0.01, 0.005]), []
-    for rate in rates:
+    for rate in rates.tolist():
         mu = (1.0 - rate) / (1.0 + rate)
         decay = 16.0 * rate * (1.0 + mu) / (2.0 * degree)
         steps = round(2.0 / rate)
@@ -145,6 +145,23 @@ def test_constant_settings_give_the_oscillator():
     np.testing.assert_allclose(continuous([2.0], settings, degree=2)[:, 0], closed, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_charges_of_a_network_trained_on_random_batches(systems, run_sgd, momentum):
+    sgd = SGDSettings(0.1 * (1 - momentum), momentum=momentum, weight_decay=0.02)
+    seen = run_sgd(systems["rescale"], [sgd], steps=400)
+    value = np.concatenate([seen["value"][:1, 0], seen["after"][:, 0]])
+    settings = step_settings(sgd, steps=400)
+
+    def error(predicted):
+        change = np.linalg.norm(value - value[0], axis=1).max()
+        return np.linalg.norm(predicted - value, axis=1).max() / change
+
+    found = error(continuous(value[0], settings, degree=2, source=seen["source"][:, 0]))
+    # the error is of second order in the learning rate; measured 6e-4 without momentum and 2e-5 with it
+    assert found < 2e-3
+    assert error(naive(value[0], settings, degree=2)) > 10 * found
+
+
 @pytest.mark.parametrize("decay", [0.4, 0.4 + 1e-13])
 def test_critical_damping_is_no_special_case(decay):
     # omega^2 = 4 decay / (rate (1 + mu)) equals gamma^2 at decay = (1 - mu)^2 / (4 rate (1 + mu))
@@ -167,7 +184,7 @@ def test_a_rate_that_a_schedule_takes_to_zero_leaves_the_charge_at_rest():
 
 def test_a_window_may_start_with_a_full_buffer():
     found, forgotten = [], []
-    for rate in SMALL:
+    for rate in SMALL.tolist():
         sgd = SGDSettings(rate, momentum=0.9, dampening=0.2, weight_decay=0.4)
         settings = step_settings(sgd, steps=round(1.0 / rate), fresh=False)
         fed = {"degree": 2, "source": source_at(clock(settings)[:-1])}

@@ -97,6 +97,28 @@ def test_closed_forms_in_the_limit_of_small_steps():
     assert np.isclose(rest.relaxation_steps, 0.1 / 4e-6)
 
 
+@pytest.mark.parametrize("sgd", SETTINGS, ids=str)
+def test_norm_is_the_fixed_point_of_the_second_moments(sgd):
+    # white gradients of mean square G / Q, orthogonal to theta: |theta|^2, <theta, v> and |v|^2 close exactly
+    mu, keep, decay, rate = (
+        sgd.momentum,
+        1.0 - (sgd.dampening if sgd.momentum else 0.0),
+        sgd.weight_decay,
+        sgd.learning_rate,
+    )
+    norm, mixed, speed, power = 3.0, 0.0, 0.0, 20.0
+    for _ in range(5000):
+        gradient = power / norm
+        push = mu * mixed + keep * decay * norm
+        speed = mu**2 * speed + keep**2 * (gradient + decay**2 * norm) + 2 * mu * keep * decay * mixed
+        norm += -2 * rate * push + rate**2 * speed
+        mixed = push - rate * speed
+    rest = equilibrium(sgd, power)
+    assert np.isclose(rest.squared_norm, norm, rtol=1e-10)
+    assert np.isclose(stationary_charge(sgd, speed), norm, rtol=1e-10)
+    assert np.isclose(2 * np.arcsin(rate * np.sqrt(speed / norm) / 2), rest.angle, rtol=1e-10)
+
+
 def test_norm_relaxes_in_the_stated_number_of_steps():
     # the exact recursion of the norm with source G / Q: the distance falls by e in relaxation_steps
     sgd = SGDSettings(0.1, weight_decay=0.01)

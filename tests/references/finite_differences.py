@@ -5,9 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 
-def jacobian(
-    function: Callable[[np.ndarray], np.ndarray], point: np.ndarray, step: float = 1e-5
-) -> np.ndarray:
+def jacobian(function: Callable[[np.ndarray], np.ndarray], point: np.ndarray, step: float = 1e-5) -> np.ndarray:
     """Derivative of each entry of the function (rows) by each entry of the point (columns)."""
     columns = []
     for index in range(point.size):

@@ -27,7 +27,7 @@ def test_errors_are_those_of_run_json(content):
 def test_without_verdicts_the_recorded_leak_is_shown(content):
     family = replace(content.families[0], judgements={})
     seen = Seen(charges(replace(content, families=(family,)), Charts(40)))
-    (leak,) = [a["value"] for n, a in seen.elements if n == "data" and "@max" in (a["data-source"] or "")]
+    (leak,) = [a["value"] for n, a in seen.elements if n == "data" and (a["data-source"] or "").endswith("account@max")]
     assert float(leak or "nan") == family.leak.values.max()
     assert "not judged" in seen.text
 
@@ -43,7 +43,7 @@ def test_of_too_many_families_the_worst_are_drawn(content):
     bad = replace(
         like,
         key="charges:bad",
-        judgements={"account": Judgement("account", 1.0, 0.1, "refuted", False, "so", "")},
+        judgements={"account": Judgement("account", 1.0, 0.1, "leaks", False, "so", "")},
     )
     seen = Seen(charges(replace(content, families=(*fine, bad)), Charts(8)))
     assert "1 further families are in the table only" in seen.text
@@ -55,4 +55,9 @@ def test_of_too_many_families_the_worst_are_drawn(content):
 def test_a_failed_account_says_so_on_its_card(broken):
     text = Seen(charges(broken, Charts(40))).text
     assert "does not balance" in text
-    assert "is off by" in text
+    assert "Account: leaks 2.0e-02." in text
+
+
+def test_a_family_without_a_law_says_why(content):
+    why = replace(content.families[0], without_law="the optimiser is Adam")
+    assert "No law applies: the optimiser is Adam." in charges(replace(content, families=(why,)), Charts(40))

@@ -1,5 +1,7 @@
 """Charts hold recorded numbers, and their readout tables name where each came from."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from dynascope.base.series import Series
@@ -15,7 +17,7 @@ def test_every_drawn_number_is_in_the_archive(run, content):
     checked = 0
     for line in spec["lines"]:
         if line["neuron"] is not None:
-            stored = run.series(spec["source"], line["col"]).values[rows, line["neuron"]]
+            stored = run.series(*line["source"].rsplit("/", 1)).values[rows, line["neuron"]]
             np.testing.assert_allclose(line["y"], stored, rtol=5e-6)  # six significant digits
             checked += 1
     assert checked == 9  # three neurons: measured, law, naive
@@ -46,17 +48,19 @@ def test_columns_and_rows_are_switches_unless_alone(content, bare):
 
     assert switches(family_chart(Charts(50), content.families[0])) == 3 + 4
     assert switches(family_chart(Charts(50), bare.families[0])) == 4
-    assert "No prediction is stored" in family_chart(Charts(50), bare.families[0])
+    assert "No law is stored" in family_chart(Charts(50), bare.families[0])
 
 
-def test_leak_lines_take_the_worst_family_at_every_step():
+def test_leak_lines_take_the_worst_family_at_every_step(content):
     steps = np.arange(3)
     first, second = Series(steps, [1.0, np.nan, 3.0], "a"), Series(np.array([0, 2, 4]), [2.0, 1.0, 5.0], "b")
-    drawn = leak_lines({"scale": [first, second]})
+    like = content.families[0]
+    drawn = leak_lines([replace(like, leak=first), replace(like, leak=second), replace(like, leak=None)])
     assert drawn is not None
     assert drawn.steps.tolist() == [0, 1, 2, 4]
     np.testing.assert_array_equal(drawn.lines[0].values, [2.0, np.nan, 3.0, 5.0])
-    assert leak_lines({}) is None
+    assert first.values[0] == 1.0  # what was read is not written into
+    assert leak_lines([]) is None
 
 
 def test_leak_chart_is_logarithmic_and_absent_without_accounts(content, bare):

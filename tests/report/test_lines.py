@@ -46,6 +46,22 @@ def test_a_single_line_keeps_minimum_and_maximum_of_every_bucket():
         assert {int(drawn.steps[start + bucket.argmin()]), int(drawn.steps[start + bucket.argmax()])} <= kept
 
 
+def test_the_extreme_of_a_smooth_line_stays_beside_a_noisy_one():
+    steps = np.arange(5003)
+    hill = 1 - ((steps - 2511) / 3000.0) ** 2
+    noise = np.random.default_rng(0).normal(size=len(steps))
+    lines = tuple(Line("single", name, 0, values) for name, values in (("hill", hill), ("noise", noise)))
+    assert thin(Lines(steps, lines), 60).lines[0].values.max() == 1.0
+
+
+def test_a_bucket_keeps_the_furthest_line_not_the_mean_of_all():
+    values = np.zeros((3, 1000))
+    values[0, [503, 900]] = 10.0, 10.5
+    values[1:, 507], values[1:, 0] = 0.55, 1.0
+    kept = thin(Lines(np.arange(1000), tuple(Line("single", "value", 0, row) for row in values)), 20)
+    assert 503 in kept.steps
+
+
 def test_short_lines_stay_whole_and_too_few_points_are_refused():
     drawn = spiky(count=50)
     assert thin(drawn, 50) is drawn
@@ -64,8 +80,9 @@ def test_non_finite_values_survive_thinning():
 
 def test_summary_of_a_family_against_plain_numpy():
     value = np.random.default_rng(1).normal(size=(20, 9))
-    drawn = summarise(np.arange(20), {"value": value, "law": value + 1})
+    drawn = summarise(np.arange(20), {"value": value, "law": value + 1}, {"value": "v", "law": "predicted:l"})
     lines = {(line.row, line.column): line for line in drawn.lines}
+    assert lines["median", "law"].source == "predicted:l"
     assert len(drawn.lines) == 10  # median and three neurons twice, the band once
     np.testing.assert_allclose(lines["median", "law"].values, np.median(value, axis=1) + 1)
     np.testing.assert_allclose(lines["high", "value"].values, np.quantile(value, 0.9, axis=1))
@@ -74,16 +91,17 @@ def test_summary_of_a_family_against_plain_numpy():
 
 
 def test_small_families():
-    one = summarise(np.arange(3), {"value": np.ones((3, 1))})
+    one = summarise(np.arange(3), {"value": np.ones((3, 1))}, {"value": "v"})
     assert [line.row for line in one.lines] == ["single"]
-    two = summarise(np.arange(3), {"value": np.array([[1.0, 2.0]] * 3)})
+    two = summarise(np.arange(3), {"value": np.array([[1.0, 2.0]] * 3)}, {"value": "v"})
     assert [line.row for line in two.lines] == ["median", "largest", "smallest"]
 
 
 def test_diverged_neurons_are_not_chosen_and_leave_gaps_without_warning():
     value = np.ones((3, 6))
     value[-1, :2] = np.inf, np.nan
-    drawn = summarise(np.arange(3), {"value": value})
+    value[1] = [np.inf, -np.inf] * 3  # a quantile between them is infinity minus infinity
+    drawn = summarise(np.arange(3), {"value": value}, {"value": "v"})
     assert not {0, 1} & {line.neuron for line in drawn.lines}
     assert chosen(np.array([np.nan, 1.0])) == {}
 

@@ -26,7 +26,7 @@ def test_verdict_words_do_not_rest_on_colour():
 
     assert words("supported", 0.0) == "balances"
     assert words("refuted", 0.0) == "does not balance"
-    assert words("inconclusive", 2.0) == "out of tolerance"
+    assert words("inconclusive", 2.0) == "does not balance"
     assert words("supported", 0.0, exact=False) == "balances (epsilon)"
     assert Seen(verdict_pill(None, exact=True)).text == "not judged"
     assert 'class="pill bad"' in pill("x", "bad")
@@ -48,4 +48,6 @@ def test_facts_leave_out_what_is_empty():
     seen = Seen(facts("t", {"count": 26122, "on": True, "rate": 0.05}, "run.json#/x") or "")
     assert "26\u202f122" in seen.text
     assert "yes" in seen.text
+    names = Seen(facts("t", {"a.lr": 1, "b.lr": 2, "a.momentum": 3}, "run.json#/x") or "").text
+    assert names == "ta.lr1b.lr2momentum3"
     assert {attributes["data-source"] for name, attributes in seen.elements if name == "data"} == {"run.json#/x"}

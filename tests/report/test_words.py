@@ -41,17 +41,18 @@ def family(
     leaks = np.where(np.arange(len(steps)) >= 3, leak, 0.0)
     pushes = Series(steps, np.full(len(steps), push), "push")
     return Family(
-        "charges:f",
-        "scale",
-        "w",
-        2,
-        4,
-        exact,
-        ("value",),
-        lines,
-        Series(steps, leaks, "leak"),
-        pushes,
-        judged,
+        key="charges:f",
+        kind="scale",
+        words="w",
+        degree=2,
+        size=4,
+        exact=exact,
+        sampled=bool((np.diff(steps) > 1).any()),
+        lines=lines,
+        leak=Series(steps, leaks, "leak"),
+        leak_source="predicted:f/account",
+        push=pushes,
+        judgements=judged,
     )
 
 

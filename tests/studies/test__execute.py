@@ -33,11 +33,11 @@ def spec(rate: float = 0.1, *, steps: int = 6, observation: dict = ALL) -> RunSp
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+def run(tmp_path_factory: pytest.TempPathFactory):
     return _execute.execute({"only": spec()}, tmp_path_factory.mktemp("runs"), progress=False)["only"]
 
 
-def test_a_run_records_every_family_at_every_step_without_changing_the_training(run) -> None:  # noqa: ANN001
+def test_a_run_records_every_family_at_every_step_without_changing_the_training(run) -> None:
     task = tasks.get("digits-mlp", hidden=[5], held_out=1000, precision="float64")
     plain = fit(task, optimizer=sgd(spec().optimizer), progress=False, **spec().loop)
     assert run.scalars["loss"].values.tolist() == plain.losses.tolist()
@@ -53,7 +53,7 @@ def test_a_run_records_every_family_at_every_step_without_changing_the_training(
     assert not torch.equal(start["0.weight"], params["0.weight"])
 
 
-def test_a_run_says_what_it_is(run) -> None:  # noqa: ANN001
+def test_a_run_says_what_it_is(run) -> None:
     assert run.status == "complete"
     assert run.meta["model"]["dtype"] == "float64"
     assert run.meta["optimizer"]["momentum"] == 0.9
@@ -70,7 +70,7 @@ def test_only_the_wanted_families_are_recorded(tmp_path: Path) -> None:
 
 def test_a_failing_run_is_marked_and_leaves_the_others(tmp_path: Path) -> None:
     broken = RunSpec("digits-mlp", SGDSettings(0.1), steps=2, batch_size=10**6, seed=0, observation=ALL)
-    with pytest.raises(Exception, match="1 of 2 runs failed.*batch_size=1000000"):
+    with pytest.raises(Exception, match=r"1 of 2 runs failed.*batch_size=1000000"):
         _execute.execute({"broken": broken, "whole": spec(steps=2)}, tmp_path, progress=False)
     assert len([p for p in tmp_path.iterdir() if not p.name.endswith(".part")]) == 1
 

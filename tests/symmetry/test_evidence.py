@@ -89,3 +89,15 @@ def test_pattern_finds_blocks_of_a_block_wise_linear_middle():
         assert residual(charge, draws) < 1e-14
         assert control(charge, draws) > 1e-2
     assert residual(widen(chain(), LINEAR)[0][0], draws) > 1e-3
+
+
+def test_a_law_with_a_single_leg_has_a_control_of_its_own():
+    def normalised_draw(seed):  # each hidden unit is divided by the norm of its row: a scale law per row
+        a = tensor(seed, 4, 3).requires_grad_()
+        out = torch.relu(tensor(seed + 200, 9, 3) @ (a / a.norm(dim=1, keepdim=True)).T)
+        return {"a": a.detach()}, {"a": torch.autograd.grad((tensor(seed + 300, 9, 4) * out).sum(), a)[0]}
+
+    draws = [normalised_draw(seed) for seed in range(4)]
+    law = Charge("scale/a", "scale", 2, (chain().legs[0],), 4, True, "")
+    assert residual(law, draws) < 1e-14
+    assert control(law, draws) > 1e-2

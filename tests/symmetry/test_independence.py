@@ -51,3 +51,13 @@ def test_coarse_view_of_a_fine_law_adds_nothing_but_a_new_leg_does():
     assert span.add(family(ROWS)) == 4
     assert span.add(family(HALVES)) == 0
     assert span.add(family(COLUMNS)) == 4
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_sparse_gradients_equal_autograd(full):
+    charge = family(ROWS, COLUMNS, full=full)
+    dense = torch.autograd.functional.jacobian(lambda a, b: charge.value({"a": a, "b": b}), (POINT["a"], POINT["b"]))
+    expected = torch.cat([part.flatten(1) for part in dense], dim=1)
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    found = torch.from_numpy(ChargeSpan(POINT)._gradients(charge).toarray())
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)  # rounding of a division

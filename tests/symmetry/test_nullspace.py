@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dynascope.base.errors import Unsupported
 from dynascope.functional.params import flatten, unflatten
 from dynascope.symmetry import nullspace
-from dynascope.symmetry.nullspace import jacobian_nullity
+from dynascope.symmetry.nullspace import jacobian_blocks, jacobian_nullity
 
 
 def layers(*widths: int, **extra: Tensor) -> dict[str, Tensor]:
@@ -159,3 +159,25 @@ def test_large_models_are_refused_with_a_way_out():
 def test_one_point_is_not_enough():
     with pytest.raises(ValueError, match="draws = 1"):
         jacobian_nullity(lambda p, x: x, layers(1, 1), inputs(1), generator=torch.Generator().manual_seed(0), draws=1)
+
+
+def test_blocks_are_the_rows_of_the_dense_jacobian_beyond_the_first_block():
+    f, params = two_layers(torch.tanh), layers(5, 7, 3)
+    x = inputs(5, batch=100)(torch.Generator().manual_seed(4))  # 300 outputs, more than one block of 256
+    dense = torch.autograd.functional.jacobian(lambda v: f(unflatten(v, params), x), flatten(params))
+    blocks = list(jacobian_blocks(f, params, x))
+    assert [len(block) for block in blocks] == [256, 44]
+    assert torch.allclose(torch.cat(blocks), dense.reshape(300, -1), rtol=0, atol=1e-13)  # order of addition
+
+
+def test_known_symmetries_settle_the_count_without_further_points():
+    params = layers(5, 7, 3)
+    params["b0"][2] = -50.0
+    found = jacobian_nullity(
+        two_layers(torch.relu),
+        params,
+        inputs(5),
+        generator=torch.Generator().manual_seed(0),
+        known=lambda point: 7,
+    )
+    assert found.dimensions == (15, 7)

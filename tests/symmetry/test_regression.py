@@ -263,6 +263,32 @@ def test_validation_rejects_a_law_whose_coefficients_are_slightly_wrong(monkeypa
     assert "residual" in found.rejected[0]
 
 
+def test_a_law_without_a_failing_control_is_rejected(monkeypatch):
+    monkeypatch.setattr(regression, "control", lambda charge, draws: 1e-5)
+    found = find(lambda: _mlp(nn.ReLU, 5, 7, 3), (8, 5), sizes=[7])
+    assert found.laws == ()
+    assert "a spoilt copy holds as well" in found.rejected[0]
+
+
+def test_elements_that_are_never_used_break_nothing():
+    def half_used(p, x):
+        return torch.relu(x @ p["w"][:4].T) @ p["v"].T
+
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        "w": torch.randn(8, 3, generator=generator, dtype=torch.float64),
+        "v": torch.randn(2, 4, generator=generator, dtype=torch.float64),
+    }
+    found = discover(
+        half_used,
+        params,
+        lambda g: torch.randn(8, 3, generator=g, dtype=torch.float64),
+        generator=generator,
+        sizes=[4],
+    )
+    assert laws(found) == {"rescale/w-v": 4}
+
+
 def test_every_fit_has_three_rows_per_column():
     for size in (1, 2, 6):
         views = channel_views({"w": (6, 12), "u": (12, 6), "b": (12,)}, size)

@@ -74,12 +74,41 @@ class Residual(nn.Module):
         return self.out(torch.relu(h))
 
 
+class LinearSkip(nn.Module):
+    """A skip around one linear map, which can absorb what happens to the skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inside, self.out = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.out(torch.relu(h + self.inside(h)))
+
+
+class ConvSkip(nn.Module):
+    """A skip around one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inside = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.out = nn.Linear(3 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.out(F.avg_pool2d(torch.relu(h + self.inside(h)), 2).flatten(1))
+
+
 class GatedUnit(nn.Module):
     """SwiGLU: the linear branch may be rescaled, the gate may not."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate, self.up, self.down = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False)
+        self.gate, self.up, self.down = (
+            nn.Linear(4, 6, bias=False),
+            nn.Linear(4, 6, bias=False),
+            nn.Linear(6, 3, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -170,29 +199,80 @@ CASES = (
     Case("dropout", lambda: nn.Sequential(L(5, 7), nn.ReLU(), nn.Dropout(0.5), L(7, 3)), (4, 5), 7),
     Case("prelu", lambda: nn.Sequential(L(5, 6), nn.PReLU(6), L(6, 3)), (4, 5), 6),
     Case("batchnorm1d", lambda: nn.Sequential(L(5, 6), nn.BatchNorm1d(6), nn.ReLU(), L(6, 3)), (8, 5), 6 + 6 + 6),
-    Case("batchnorm1d eval", lambda: nn.Sequential(L(5, 6), nn.BatchNorm1d(6), nn.ReLU(), L(6, 3)), (8, 5), 18, train=False),
+    Case(
+        "batchnorm1d eval",
+        lambda: nn.Sequential(L(5, 6), nn.BatchNorm1d(6), nn.ReLU(), L(6, 3)),
+        (8, 5),
+        18,
+        train=False,
+    ),
     Case("batchnorm tanh", lambda: nn.Sequential(L(5, 6), nn.BatchNorm1d(6), nn.Tanh(), L(6, 3)), (8, 5), 12),
     Case("conv residual", ConvResidual, (8, 1, 6, 6), (4 + 6 + 4) + (4 + 4) + (4 + 6) + 37, "softmax"),
     # conv biases before running statistics are absorbed by the norm's offset: first and third; second has no bias
-    Case("conv residual eval", ConvResidual, (8, 1, 6, 6), (4 + 6 + 4) + (4 + 4) + (4 + 6) + 37, "softmax", train=False),
+    Case(
+        "conv residual eval", ConvResidual, (8, 1, 6, 6), (4 + 6 + 4) + (4 + 4) + (4 + 6) + 37, "softmax", train=False
+    ),
     Case("layernorm", lambda: nn.Sequential(L(5, 6), nn.LayerNorm(6), L(6, 3)), (4, 5), 10 + 1 + 6 + 1 + 6 + 5 + 3),
-    Case("layernorm plain", lambda: nn.Sequential(L(5, 6), nn.LayerNorm(6, elementwise_affine=False), L(6, 3)), (4, 5), 20),
+    Case(
+        "layernorm plain",
+        lambda: nn.Sequential(L(5, 6), nn.LayerNorm(6, elementwise_affine=False), L(6, 3)),
+        (4, 5),
+        20,
+    ),
     Case("layernorm relu", lambda: nn.Sequential(L(5, 6), nn.LayerNorm(6), nn.ReLU(), L(6, 3)), (4, 5), 13),
     Case("rmsnorm", lambda: nn.Sequential(L(5, 6), nn.RMSNorm(6), L(6, 3)), (4, 5), 22),
-    Case("groupnorm", lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), L(96, 3)),
-         (4, 1, 6, 6), 2 + 2 + 6),
-    Case("instancenorm", lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.ReLU(),
-                                               nn.Flatten(), L(64, 3)), (4, 1, 6, 6), 4 + 4 + 4),
-    Case("grouped conv", lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(),
-                                               nn.AvgPool2d(2), nn.Flatten(), L(6, 3)), (4, 1, 6, 6), 4 + 6),
-    Case("depthwise conv", lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(),
-                                                 nn.MaxPool2d(2), nn.Flatten(), L(4, 3)), (4, 1, 6, 6), 4 + 4),
-    Case("conv1d", lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.ReLU(), nn.Flatten(), L(12, 2)),
-         (4, 2, 8), 4 + 3),
+    Case(
+        "groupnorm",
+        lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), L(96, 3)),
+        (4, 1, 6, 6),
+        2 + 2 + 6,
+    ),
+    Case(
+        "instancenorm",
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.ReLU(), nn.Flatten(), L(64, 3)),
+        (4, 1, 6, 6),
+        4 + 4 + 4,
+    ),
+    Case(
+        "grouped conv",
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, groups=2),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            L(6, 3),
+        ),
+        (4, 1, 6, 6),
+        4 + 6,
+    ),
+    Case(
+        "depthwise conv",
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, groups=4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            L(4, 3),
+        ),
+        (4, 1, 6, 6),
+        4 + 4,
+    ),
+    Case(
+        "conv1d",
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.ReLU(), nn.Flatten(), L(12, 2)),
+        (4, 2, 8),
+        4 + 3,
+    ),
     Case("concatenation", Concatenation, (4, 5), 4),
     Case("tied autoencoder", TiedAutoencoder, (4, 6), 0),
     Case("shared layer", SharedLayer, (4, 4), 5),
     Case("residual", Residual, (4, 4), 5 + 6),
+    Case("linear skip", LinearSkip, (4, 4), 5 + 5),
+    Case("conv skip", ConvSkip, (4, 1, 6, 6), 3 + 3),
     Case("swiglu", GatedUnit, (4, 4), 6),
     Case("decoder", Decoder, (4, 6), 3),
     # O(5), scale, gains, constants traded between tokens and places and along the ones, absorbed offsets, writes, null

@@ -53,5 +53,6 @@ def test_what_has_no_stable_name_is_refused():
 
 
 def test_a_spec_drives_the_loop():
+    assert SPEC.loop == {"steps": 3, "batch_size": 8, "seed": 0, "replacement": False, "clip": None}
     task = tasks.get(SPEC.task, **SPEC.task_settings)
     assert len(fit(task, optimizer=sgd(SPEC.optimizer), **SPEC.loop).losses) == 3

@@ -73,6 +73,12 @@
     };
   }
 
+  /* On a logarithmic axis only whole decades are marked: 10 to a power says it shortest. */
+  function power(value) {
+    const exponent = Math.round(Math.log10(value));
+    return `10${[...String(exponent)].map((c) => RAISED[c]).join("")}`;
+  }
+
   function build(box) {
     const key = box.dataset.chart;
     if (plots.has(key)) return;
@@ -86,7 +92,7 @@
       axes: [
         axis(spec.xlabel, { size: 26, values: ticks }),
         axis(spec.ylabel, {
-          values: ticks,
+          values: spec.log ? (u, values) => values.map(power) : ticks,
           size: (self, values) => Math.max(34, 12 + 6.6 * Math.max(0, ...(values || []).map((v) => String(v).length))),
           ...(spec.log ? { splits: decades } : {}),
         }),

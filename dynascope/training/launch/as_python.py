@@ -37,7 +37,7 @@ def run_as_main(target: str, args: Sequence[str], *, module: bool) -> tuple[int,
     with _main_module(target, args, module=module) as main:
         try:
             if module:
-                runpy._run_module_as_main(target, alter_argv=True)  # the function behind `python -m`
+                runpy._run_module_as_main(target, alter_argv=True)  # type: ignore[attr-defined]  # behind `python -m`
             else:
                 _execute(target, main)
         except SystemExit as error:
