@@ -148,12 +148,14 @@ def _modes(model: nn.Module, mode: Mode | None) -> Iterator[None]:
     """The layers' modes for one call."""
     before = {module: module.training for module in model.modules()}
     try:
-        for module in before:
-            module.training = module.training if mode is None else mode == "train"
+        if mode is not None:
+            for module in before:
+                module.training = mode == "train"
         yield
     finally:
         for module, training in before.items():
-            module.training = training
+            if module.training != training:
+                module.training = training
 
 
 @contextmanager

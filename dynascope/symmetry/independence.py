@@ -20,10 +20,13 @@ class ChargeSpan:
 
     Args:
         point: generic parameters by name.
+        used: 1 for elements that influence the function, 0 for others, by name; all of them by default. What moves
+            only unused elements tells no two charges apart.
     """
 
-    def __init__(self, point: Params) -> None:
+    def __init__(self, point: Params, used: Params | None = None) -> None:
         self._point = {name: p.detach().cpu() for name, p in point.items()}
+        self._used = {name: used[name].cpu() if used else torch.ones_like(p) for name, p in self._point.items()}
         self._start: dict[str, int] = {}
         self._dimension = 0
         for name, p in point.items():
@@ -60,7 +63,8 @@ class ChargeSpan:
         # Positions travel as float64, exact up to 2^53, because legs sort numbers of the parameters' kind.
         place = leg.unfold(torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape)).long()
         place = place + self._start[leg.parameter]
-        value = leg.coefficient * (torch.ones_like(place, dtype=torch.float64) if charge.degree == 1 else leg.unfold(p))
+        used = leg.unfold(self._used[leg.parameter])
+        value = leg.coefficient * (used if charge.degree == 1 else used * leg.unfold(p))
         i, j = torch.triu_indices(leg.size, leg.size) if charge.full else torch.arange(leg.size).repeat(2, 1)
         row = torch.arange(len(i))[:, None].expand(-1, place.shape[1])
         # d <theta_i, theta_j> = theta_j at the elements of row i and theta_i at those of row j; overlapping

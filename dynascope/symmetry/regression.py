@@ -162,7 +162,8 @@ def discover(
             table.absorb(k, stacked)
     fits = [table.solve(degree, tolerance) for degree in (1, 2) for table in tables]
     proposals = _group_proposals(first, live) + [charge for charges, _ in fits for charge in charges]
-    laws, rejected = _keep(proposals, draws(0, VALIDATION_DRAWS), fresh(params, generator))
+    used = {name: torch.stack([g[name] != 0 for _, g in first]).any(0).double() for name in params}
+    laws, rejected = _keep(proposals, draws(0, VALIDATION_DRAWS), ChargeSpan(fresh(params, generator), used))
     return Regression(laws, null, min((gap for _, gap in fits), default=math.inf), count, rejected)
 
 
@@ -313,9 +314,11 @@ def _sign(leg: Leg) -> str:
     return ("-" if leg.coefficient < 0 else "+") + ("" if size == 1 else f"{size:g}")
 
 
-def _keep(proposals: Sequence[Charge], draws: Sequence[Draw], point: Params) -> tuple[tuple[Law, ...], tuple[str, ...]]:
+def _keep(
+    proposals: Sequence[Charge], draws: Sequence[Draw], span: ChargeSpan
+) -> tuple[tuple[Law, ...], tuple[str, ...]]:
     """Validate on unseen draws and keep what is independent of the laws before it."""
-    span, laws, rejected = ChargeSpan(point), [], []
+    laws, rejected = [], []
     for proposal in proposals:
         worst = residual(proposal, draws)
         if worst > VALID:

@@ -5,6 +5,7 @@ them, a ReLU passes them, a GELU pins them. ``IndexDomain`` asks which axes run 
 whatever the elementwise functions on it are; it finds the legs for permutations, signs and changes of basis.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -58,7 +59,7 @@ class Skip:
     branch: Field
 
 
-class _AbstractScales(AbstractDomain):
+class _AbstractScales(AbstractDomain, ABC):
     """What both readings share: contractions, embeddings, pooling, and the parameters of normalisations."""
 
     index: bool
@@ -168,8 +169,9 @@ class _AbstractScales(AbstractDomain):
         else:
             self.assign(node.args[1], ())
 
+    @abstractmethod
     def on_pointwise(self, node: Node) -> Field:
-        raise NotImplementedError
+        """What any other function of one element does to a field."""
 
     def on_odd(self, node: Node) -> Field:
         """An odd function passes signs, which are discrete, but no scale.

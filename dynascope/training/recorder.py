@@ -438,11 +438,11 @@ def _numbered(name: str, group: int) -> str:
 
 
 def _within_step(optimizer: Optimizer) -> bool:
-    """Whether the hook's caller runs inside another call of the same optimiser's step."""
-    caller = sys._getframe(2)
-    frame = caller.f_back
+    """Whether the hook was called inside another call of the same optimiser's step."""
+    frame, codes = sys._getframe(1), []
     while frame is not None:
-        if frame.f_code is caller.f_code and frame.f_locals.get("self") is optimizer:
-            return True
+        # torch calls the hooks in a wrapper around each class's step
+        if frame.f_code.co_name == "wrapper" and frame.f_locals.get("self") is optimizer:
+            codes.append(frame.f_code)
         frame = frame.f_back
-    return False
+    return len(codes) > 1 and codes[0] is codes[1]

@@ -63,6 +63,7 @@ def test_gradient_equals_backward(name: str, loss: str) -> None:
     assert list(ours) == list(truth)
     assert close(ours, truth)
     assert all(p.grad is None for p in it.model.parameters())
+    assert not any(tensor.requires_grad for tensor in params.values())
 
 
 def test_gradient_of_unused_parameter_and_of_constant_loss_is_zero() -> None:

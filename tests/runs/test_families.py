@@ -108,6 +108,17 @@ def test_a_family_is_found_by_its_full_name(tmp_path: Path) -> None:
     assert families.locate(tmp_path, "y") == tmp_path / "y"
 
 
+def test_the_unused_end_of_a_chunk_is_empty(tmp_path: Path) -> None:
+    family = writer(tmp_path, size=400)  # 81 records fill a chunk
+    family.append(*records(100, size=400))
+    family.write()
+    steps, values = chunks.read_layout(tmp_path / "step"), chunks.read_layout(tmp_path / "values")
+    last = tmp_path / "step" / "c.1"
+    assert (chunks.decode(last.read_bytes(), steps, last)[19:] == -1).all()
+    last = tmp_path / "values" / "c.1.0.0"
+    assert np.isnan(chunks.decode(last.read_bytes(), values, last)[19:]).all()
+
+
 def test_promises_are_checked(tmp_path: Path) -> None:
     family = writer(tmp_path)
     family.append(*records(64))

@@ -137,6 +137,8 @@ def test_a_full_disk_leaves_no_part_of_a_line(path: Path) -> None:
     with pytest.raises(OSError, match="only 5 of"):
         writer.append(1, 0.0, {"loss": 2.0})
     writer._file = real
+    assert path.read_bytes().count(b"\n") == 1
+    assert path.read_bytes().endswith(b"\n")
     writer.append(1, 0.0, {"loss": 3.0})
     promised = writer.close()
     assert read(path, promised=promised)["loss"] == [[0, 1], [1.0, 3.0]]

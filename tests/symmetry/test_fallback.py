@@ -11,10 +11,15 @@ from dynascope.symmetry.verify import EXACT, Bench, draw, try_action
 NETS = {
     "relu": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (6, 4), "softmax"),
     "gelu": (lambda: nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)), (6, 4), "identity"),
-    "batchnorm": (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), (8, 4), "identity"),
+    "batchnorm": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+        (8, 4), "identity",
+    ),
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), (6, 4), "identity"),
     "grouped": (
-        lambda: nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv1d(6, 2, 1)),
+        lambda: nn.Sequential(
+            nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv1d(6, 2, 1)
+        ),
         (6, 1, 8), "identity",
     ),
 }  # fmt: skip

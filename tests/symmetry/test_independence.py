@@ -61,3 +61,13 @@ def test_sparse_gradients_equal_autograd(full):
     expected = expected / expected.norm(dim=1, keepdim=True)
     found = torch.from_numpy(ChargeSpan(POINT)._gradients(charge).toarray())
     assert torch.allclose(found, expected, rtol=0, atol=1e-14)  # rounding of a division
+
+
+def test_unused_elements_do_not_make_a_coarse_view_independent():
+    used = {"a": torch.ones(4, 3, dtype=torch.float64), "b": torch.ones(2, 4, dtype=torch.float64)}
+    used["a"][3] = 0
+    upper = Leg("a", 1.0, torch.tensor([0, 1, 2, -1]).reshape(4, 1), 3)
+    whole = Leg("a", 1.0, torch.zeros(1, 1, dtype=torch.int64), 1)
+    masked, plain = ChargeSpan(POINT, used), ChargeSpan(POINT)
+    assert [masked.add(family(upper)), masked.add(family(whole))] == [3, 0]
+    assert [plain.add(family(upper)), plain.add(family(whole))] == [3, 1]

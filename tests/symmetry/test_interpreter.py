@@ -23,7 +23,8 @@ class Moves(nn.Module):
 MOVES = [
     lambda p: p.permute(2, 0, 1), lambda p: p.reshape(6, 4), lambda p: p.flatten(1), lambda p: p[:, 1:, ::2],
     lambda p: p[1], lambda p: p.unsqueeze(1).expand(2, 5, 3, 4), lambda p: p.repeat(1, 2, 1), lambda p: p.flip(0),
-    lambda p: p.roll(1, 2), lambda p: p.chunk(2, 2)[1], lambda p: torch.stack([p, p], 1), lambda p: p.split([1, 2], 1)[1],
+    lambda p: p.roll(1, 2), lambda p: p.chunk(2, 2)[1], lambda p: torch.stack([p, p], 1),
+    lambda p: p.split([1, 2], 1)[1],
     lambda p: torch.cat([p, p.flip(1)], 2), lambda p: p.repeat_interleave(2, dim=0), lambda p: p.mT.squeeze(),
 ]  # fmt: skip
 

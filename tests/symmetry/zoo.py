@@ -1,4 +1,4 @@
-"""Small networks of every kind that the graph rules must understand, with the number of symmetries where it is known."""
+"""Small networks of every kind that the graph rules must understand, with their number of symmetries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
