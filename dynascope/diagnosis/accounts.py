@@ -1,14 +1,14 @@
 """The laws of charges applied to a run, beside what was measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynascope.base.claims import Prediction, leak, relative_to_motion
-from dynascope.base.errors import Unsupported
+from dynascope.base.errors import UnknownName, Unsupported
 from dynascope.base.series import Series
 from dynascope.base.settings import SGDSettings
 from dynascope.mechanics.charge_laws import account, one_step_terms
@@ -22,6 +22,7 @@ from dynascope.runs import Run, RunWriter, load
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 PREFIX = "charges:"
 _SCHEDULED = ("learning_rate", "momentum", "weight_decay")
+_YARDSTICK = {1: "absolute values", 2: "squared norms"}
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class FamilyPrediction:
     Attributes:
         name: the family's name.
         words: one line for people.
+        degree: 2 for quadratic charges, 1 for linear ones.
         exact: False where the charge holds only at normalisation epsilon 0.
         sampled: True where only single steps were recorded, so the account is of these steps one by one.
-        measured: the charge before every recorded step, and after the last one where the record is whole.
+        measured: the charge before every recorded step, and after the last one where the record is whole; after every
+            recorded step where it is sampled.
         scale: the yardstick of a leak.
         account: the exact account, None without a law.
         law: the continuous law, None where it does not apply.
@@ -43,11 +46,14 @@ class FamilyPrediction:
         law_error: error of the continuous law relative to the motion of the charge.
         naive_error: the same of the naive law.
         tolerance: largest permitted leak.
-        reason: why there is no law, or an empty string.
+        reason: why there is no account, or no continuous law beside it; empty where there are both.
+        diverged: the first recorded step with a number that is not finite, None if there is none; everything above is
+            of the steps before it.
     """
 
     name: str
     words: str
+    degree: int
     exact: bool
     sampled: bool
     measured: Series
@@ -61,11 +67,20 @@ class FamilyPrediction:
     naive_error: float | None = None
     tolerance: float = 0.0
     reason: str = ""
+    diverged: int | None = None
 
     @property
     def balances(self) -> bool | None:
         """Whether the account balances; None without an account."""
         return None if self.leak is None else bool(self.leak <= self.tolerance)
+
+    def __str__(self) -> str:
+        says = [] if self.balances is None else ["balances" if self.balances else "LEAKS"]
+        says += [] if self.exact or self.balances is None else ["(epsilon term named)"]
+        says += [] if self.diverged is None else [f"until step {self.diverged}, where numbers are no longer finite"]
+        verdict = " ".join(says)
+        numbers = (_short(x) for x in (self.leak, self.law_error, self.naive_error))
+        return f"{self.name[:44]:<44} {' '.join(numbers)}  {'; '.join(x for x in (verdict, self.reason) if x)}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,18 @@ class Predictions:
     assumed: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> FamilyPrediction:
-        return next(f for f in self.families if f.name == name)
+        """The family with this name.
+
+        Returns:
+            What is said about it.
+
+        Raises:
+            UnknownName: the run has no such family.
+        """
+        found = {f.name: f for f in self.families}
+        if name not in found:
+            raise UnknownName("family of charges", name, found)
+        return found[name]
 
     @property
     def balances(self) -> bool:
@@ -96,21 +122,7 @@ class Predictions:
         Returns:
             JSON-able dictionaries.
         """
-        out: list[dict[str, Any]] = []
-        for f in self.families:
-            common = {"family": PREFIX + f.name, "sampled": f.sampled}
-            if f.leak is not None:
-                words = f"leaks {f.leak:.1e} of the squared norms of its legs"
-                if f.epsilon_leak is not None:
-                    words += f"; without its epsilon term {f.epsilon_leak:.1e}"
-                verdict = "balances" if f.balances else "leaks"
-                out.append({**common, "kind": "account", "error": f.leak, "tolerance": f.tolerance, "verdict": verdict,
-                            "words": words})  # fmt: skip
-            for kind, error in (("law", f.law_error), ("naive", f.naive_error)):
-                if error is not None and np.isfinite(error):
-                    out.append({**common, "kind": kind, "error": error, "tolerance": None, "verdict": "measured",
-                                "words": f"off by {error:.1e} of the charge's motion"})  # fmt: skip
-        return out
+        return [entry for f in self.families for entry in _verdicts(f)]
 
     def store(self, writer: RunWriter) -> None:
         """Write the predicted series and the verdicts into a run that is still open.
@@ -127,11 +139,26 @@ class Predictions:
 
     def __str__(self) -> str:
         head = f"{'charges':<44} {'leak':>9} {'law':>9} {'naive':>9}  verdict"
-        lines = [head, "-" * len(head)]
-        for f in self.families:
-            verdict = f.reason or ("balances" if f.balances else "LEAKS") + ("" if f.exact else " (epsilon term named)")
-            lines.append(f"{f.name[:44]:<44} {_short(f.leak)} {_short(f.law_error)} {_short(f.naive_error)}  {verdict}")
-        return "\n".join(lines)
+        rows = [str(f) for f in self.families] or ["no charge was recorded in this run"]
+        return "\n".join([head, "-" * len(head), *rows])
+
+
+def _verdicts(f: FamilyPrediction) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    common = {"family": PREFIX + f.name, "sampled": f.sampled}
+    until = "" if f.diverged is None else f" before step {f.diverged}, where numbers are no longer finite"
+    if f.leak is not None:
+        words = f"leaks {f.leak:.1e} of the {_YARDSTICK[f.degree]} of its legs{until}"
+        if f.epsilon_leak is not None:
+            words += f"; without its epsilon term {f.epsilon_leak:.1e}"
+        verdict = "balances" if f.balances else "leaks"
+        out.append({**common, "kind": "account", "error": f.leak, "tolerance": f.tolerance, "verdict": verdict,
+                    "words": words})  # fmt: skip
+    for kind, error in (("law", f.law_error), ("naive", f.naive_error)):
+        if error is not None and np.isfinite(error):
+            out.append({**common, "kind": kind, "error": error, "tolerance": None, "verdict": "measured",
+                        "words": f"off by {error:.1e} of the charge's motion{until}"})  # fmt: skip
+    return out
 
 
 def _short(value: float | None) -> str:
@@ -141,8 +168,8 @@ def _short(value: float | None) -> str:
 def predict_run(run: Run | str | Path, *, assume: Mapping[str, float] | None = None) -> Predictions:
     """Apply the laws of charges to a run and compare them with what was measured.
 
-    The account is fed the size of every update (``source``) and the first value; the continuous law is fed the same, and
-    neither sees a later value of the charge.
+    The account is fed the size of every update (``source``) and the first value; the continuous law is fed the same,
+    and neither sees a later value of the charge. Where a run diverged, both are of the steps before.
 
     Args:
         run: a run, or its folder.
@@ -151,115 +178,143 @@ def predict_run(run: Run | str | Path, *, assume: Mapping[str, float] | None = N
 
     Returns:
         The predictions, family by family.
+
+    Raises:
+        ValueError: there is no such setting, or a value is outside its range.
     """
     run = run if isinstance(run, Run) else load(run)
-    names = [n for n in run.families if n.startswith(PREFIX)]
-    found = tuple(_family(run, n.removeprefix(PREFIX), dict(assume or {})) for n in names)
-    return Predictions(str(run.meta.get("name", run.path)), found, dict(assume or {}))
+    assumed = _assumed(assume or {})
+    names = [n.removeprefix(PREFIX) for n in run.families if n.startswith(PREFIX)]
+    scalars = run.scalars  # read once: a run that is still open is read from disk at every look
+    found = tuple(_predict(_Family(run, name, scalars), assumed) for name in names)
+    return Predictions(str(run.meta.get("name", run.path)), found, assumed)
 
 
-def _family(run: Run, name: str, assume: Mapping[str, float]) -> FamilyPrediction:
-    about = run.families[PREFIX + name]
-    value, scale = run.series(PREFIX + name, "value"), run.series(PREFIX + name, "scale")
-    whole = bool(len(value) and (np.diff(value.steps) == 1).all())
-    columns = set(about["columns"])
-    if whole and len(value) and "after" in columns:
-        after = run.series(PREFIX + name, "after")
-        value, scale = _with_last(value, after), _with_last(scale, scale)
+def _assumed(assume: Mapping[str, float]) -> dict[str, float]:
+    known = [f.name for f in fields(SGDSettings)]
+    unknown = sorted(set(assume) - set(known))
+    if unknown:
+        raise ValueError(f"assume names {', '.join(map(repr, unknown))}; settings are {', '.join(known)}")
+    wanted: dict[str, Any] = {"learning_rate": 0.0, **assume}
+    try:
+        SGDSettings(**wanted)
+    except ValueError as error:
+        raise ValueError(f"assume: {error}") from error
+    return dict(assume)
+
+
+class _Family:
+    """One family as recorded: its columns, up to the first number that is not finite, and the run around them."""
+
+    def __init__(self, run: Run, name: str, scalars: Mapping[str, Series]) -> None:
+        self.name, self.run, self.scalars = name, run, scalars
+        self.about = run.families[PREFIX + name]
+        self.degree, self.exact = int(self.about["degree"]), bool(self.about["exact"])
+        self.shared: list[int] = list(self.about.get("groups") or [])
+        """The parameter groups that share the legs, if there are several; else empty."""
+        read = {column: run.series(PREFIX + name, column) for column in self.about["columns"]}
+        finite = np.all([np.isfinite(s.values).all(axis=1) for s in read.values()], axis=0)
+        stop = len(finite) if finite.all() else int(np.argmin(finite))
+        steps = read["value"].steps
+        self.diverged = int(steps[stop]) if stop < len(steps) else None
+        self.steps = steps[:stop]
+        self.columns = {column: replace(s, steps=s.steps[:stop], values=s.values[:stop]) for column, s in read.items()}
+        every = int(run.meta.get("settings", {}).get("every", 1))
+        self.whole = bool((np.diff(self.steps) == 1).all()) and every == 1
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column].values
+
+    def form(self, column: str) -> np.ndarray | None:
+        """A recorded form, (steps, size), or (steps, groups, size) where several groups share the legs."""
+        columns = [f"{column}[{group}]" for group in self.shared] or [column]
+        if any(c not in self.columns for c in columns):
+            return None
+        return np.stack([self[c] for c in columns], axis=1) if self.shared else self[column]
+
+    def forms(self, *wanted: str) -> dict[str, np.ndarray]:
+        """Those of some forms that were recorded; the gradient's counts only where groups share the legs."""
+        asked = [column for column in wanted if column != "gradient" or self.shared]
+        return {column: form for column in asked if (form := self.form(column)) is not None}
+
+    @property
+    def epsilon(self) -> dict[str, np.ndarray]:
+        """What an epsilon lets the gradient do to a charge that is not exact."""
+        return {} if self.exact else {"epsilon": self["gradient"]}
+
+    def settings(self, assume: Mapping[str, float]) -> StepSettings:
+        """The settings at every recorded step, one column for each parameter group that moves the legs."""
+        legs = {leg["group"]: leg["settings"] for leg in self.about["legs"]}
+        groups = self.shared or list(legs)[:1]
+        empty = bool(self.run.meta.get("optimizer", {}).get("fresh", True)) and bool(self.steps[0] == 0)
+        scheduled = {key: self._schedule(key, groups) for key in _SCHEDULED if key not in assume}
+        made = [SGDSettings(**{**legs[group], **assume}) for group in groups]
+        return step_settings(made, steps=len(self.steps), fresh=empty, **scheduled)
+
+    def _schedule(self, key: str, groups: list[int]) -> np.ndarray | None:
+        """What a scheduler changed; None where it was never recorded."""
+        names = [key if group == 0 else f"{key}/{group}" for group in groups]
+        if any(name not in self.scalars for name in names):
+            return None
+        series = [self.scalars[name] for name in names]
+        at = [np.maximum(np.searchsorted(s.steps, self.steps, side="right") - 1, 0) for s in series]
+        return np.stack([s.values[places] for s, places in zip(series, at, strict=True)], axis=1)
+
+
+def _predict(family: _Family, assume: Mapping[str, float]) -> FamilyPrediction:
+    value, scale = family.columns["value"], family.columns["scale"]
+    if "after" in family.columns and len(value):
+        after = family.columns["after"]
+        value, scale = (_with_last(value, after), _with_last(scale, scale)) if family.whole else (after, scale)
     base = FamilyPrediction(
-        name, about["words"], bool(about["exact"]), not whole, value, scale,
-        tolerance=TOLERANCE[_precision(run)], reason=about.get("without_law") or "",
+        family.name, family.about["words"], family.degree, family.exact, not family.whole, value, scale,
+        tolerance=TOLERANCE[_precision(family.run)], diverged=family.diverged,
+        reason=family.about.get("without_law") or ("" if len(value) else "no finite record of it"),
     )  # fmt: skip
-    if base.reason or not len(value):
+    if base.reason:
         return base
     try:
-        settings = _settings(run, about, value.steps[:-1] if whole else value.steps, assume)
+        settings = family.settings(assume)
     except (Unsupported, ValueError) as error:
         return replace(base, reason=str(error))
-    return _whole(run, base, about, settings) if whole else _sampled(run, base, about, settings)
+    return _whole(family, base, settings) if family.whole else _sampled(family, base, settings)
 
 
 def _with_last(series: Series, after: Series) -> Series:
     steps = np.append(series.steps, series.steps[-1] + 1)
-    return Series(steps, np.concatenate([series.values, after.values[-1:]]), name=series.name, unit=series.unit)
+    return replace(series, steps=steps, values=np.concatenate([series.values, after.values[-1:]]))
 
 
 def _precision(run: Run) -> str:
     return "float64" if run.meta.get("model", {}).get("dtype") == "float64" else "float32"
 
 
-def _settings(run: Run, about: Mapping[str, Any], steps: np.ndarray, assume: Mapping[str, float]) -> StepSettings:
-    groups = _leg_groups(about)
-    legs = {leg["group"]: leg["settings"] for leg in about["legs"]}
-    made = [SGDSettings(**(legs[g] | dict(assume))) for g in groups]
-    return step_settings(
-        made, steps=len(steps), fresh=bool(len(steps) and steps[0] == 0),
-        **{key: _schedule(run, key, groups, steps) for key in _SCHEDULED if key not in assume},
-    )  # fmt: skip
+def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings) -> FamilyPrediction:
+    first = {k: v[0] for k, v in family.forms("value", "momentum").items()}
+    begin, fed = first.pop("value"), family.forms("source", "cross", "gradient")
+    memory = [f"{k} at its first step" for k in first]
 
+    def made(law: str, values: np.ndarray, *inputs: str) -> Prediction:
+        used = [f"{base.name}/{k}" for k in ("value at its first step", *inputs)]
+        return prediction(law, values, steps=base.measured.steps, quantity=base.name, inputs=used)
 
-def _leg_groups(about: Mapping[str, Any]) -> list[int]:
-    return list(about.get("groups") or []) or sorted({leg["group"] for leg in about["legs"]})[:1]
+    def balance(**epsilon: np.ndarray) -> Prediction:
+        accounted = account(begin, settings, degree=family.degree, **first, **fed, **epsilon)
+        return made("account", accounted.value, *memory, *fed, *(["gradient"] if epsilon else []))
 
-
-def _schedule(run: Run, key: str, groups: list[int], steps: np.ndarray) -> np.ndarray | None:
-    """What a scheduler changed, one column per leg group; None where it was never recorded."""
-    columns = []
-    for group in groups:
-        name = key if group == 0 else f"{key}/{group}"
-        if name not in run.scalars:
-            return None
-        series = run.scalars[name]
-        at = np.searchsorted(series.steps, steps, side="right") - 1
-        columns.append(series.values[np.maximum(at, 0)])
-    return np.stack(columns, axis=1)
-
-
-def _forms(run: Run, name: str, about: Mapping[str, Any], column: str) -> np.ndarray | None:
-    """A recorded form, (steps, size), or (steps, groups, size) where several groups share the legs."""
-    groups = about.get("groups") or []
-    columns = [f"{column}[{g}]" for g in groups] if groups else [column]
-    if any(c not in about["columns"] and c not in _recorded(run, name) for c in columns):
-        return None
-    series = [run.series(PREFIX + name, c).values for c in columns]
-    return np.stack(series, axis=1) if groups else series[0]
-
-
-def _recorded(run: Run, name: str) -> set[str]:
-    return set(run.families[PREFIX + name].get("recorded", ())) | set(run.families[PREFIX + name]["columns"])
-
-
-def _inputs(run: Run, name: str, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    wanted = ("value", "momentum", "source", "cross")
-    found = {c: _forms(run, name, about, c) for c in wanted}
-    if about.get("groups"):
-        found["gradient"] = _forms(run, name, about, "gradient")
-    return {c: v for c, v in found.items() if v is not None}
-
-
-def _whole(run: Run, base: FamilyPrediction, about: Mapping[str, Any], settings: StepSettings) -> FamilyPrediction:
-    inputs, degree, steps = _inputs(run, base.name, about), int(about["degree"]), base.measured.steps
-    fed = {k: v for k, v in inputs.items() if k in {"source", "cross", "gradient"}}
-    start = {"momentum": inputs["momentum"][0]} if "momentum" in inputs else {}
-    used = (f"{base.name}/value at its first step", *(f"{base.name}/{k}" for k in fed))
-
-    def made(law: str, values: np.ndarray) -> Prediction:
-        return prediction(law, values, steps=steps, quantity=base.name, inputs=used)
-
-    epsilon = None if base.exact else run.series(PREFIX + base.name, "gradient").values
-    named = {} if epsilon is None else {"epsilon": epsilon}
-    exact = made("account", account(inputs["value"][0], settings, degree=degree, **fed, **start, **named).value)
+    exact = balance(**family.epsilon)
     out = replace(base, account=exact, leak=leak(exact.series, base.measured, scale=base.scale))
-    if epsilon is not None:
-        bare = made("account", account(inputs["value"][0], settings, degree=degree, **fed, **start).value)
-        out = replace(out, epsilon_leak=leak(bare.series, base.measured, scale=base.scale))
-    value = run.series(PREFIX + base.name, "value").values[0]
-    source = run.series(PREFIX + base.name, "source").values if degree == 2 else None
+    if not family.exact:
+        out = replace(out, epsilon_leak=leak(balance().series, base.measured, scale=base.scale))
+    driven = {"source": family["source"]} if family.degree == 2 else {}
+    start = {k: family[k][0] for k in ("value", *first)}
     try:
-        law = made("continuous", continuous(value, settings, degree=degree, source=source))
-        plain = made("naive", naive(value, settings, degree=degree))
+        law = made(
+            "continuous", continuous(**start, settings=settings, degree=family.degree, **driven), *memory, *driven
+        )
+        plain = made("naive", naive(start["value"], settings, degree=family.degree))
     except (Unsupported, ValueError) as error:
-        return replace(out, reason="" if out.leak is not None else str(error))
+        return replace(out, reason=str(error))
     moved = _moves(base)
     return replace(
         out, law=law, naive=plain,
@@ -274,14 +329,15 @@ def _moves(base: FamilyPrediction) -> bool:
     return bool(motion > base.tolerance * np.abs(base.scale.values).max(initial=0.0))
 
 
-def _sampled(run: Run, base: FamilyPrediction, about: Mapping[str, Any], settings: StepSettings) -> FamilyPrediction:
-    inputs = _inputs(run, base.name, about)
-    fed = {k: v for k, v in inputs.items() if k in {"source", "momentum", "gradient"}}
-    if not base.exact:
-        fed["epsilon"] = run.series(PREFIX + base.name, "gradient").values
-    terms = one_step_terms(inputs["value"], settings, degree=int(about["degree"]), **fed)
-    after = run.series(PREFIX + base.name, "after")
-    predicted = replace(after, values=run.series(PREFIX + base.name, "value").values + sum(terms.values()))
-    used = tuple(f"{base.name}/{k}" for k in ("value", *fed))
-    made = prediction("account", predicted.values, steps=after.steps, quantity=base.name, inputs=used)
-    return replace(base, measured=after, account=made, leak=leak(predicted, after, scale=base.scale))
+def _sampled(family: _Family, base: FamilyPrediction, settings: StepSettings) -> FamilyPrediction:
+    fed = family.forms("value", "source", "momentum", "gradient")
+    used = [f"{base.name}/{k}" for k in (*fed, *(["gradient"] if family.epsilon else []))]
+
+    def balance(**epsilon: np.ndarray) -> Series:
+        terms = one_step_terms(settings=settings, degree=family.degree, **fed, **epsilon)
+        return replace(base.measured, values=family["value"] + sum(terms.values()))
+
+    exact = balance(**family.epsilon)
+    made = prediction("account", exact.values, steps=exact.steps, quantity=base.name, inputs=used)
+    out = replace(base, account=made, leak=leak(exact, base.measured, scale=base.scale))
+    return out if family.exact else replace(out, epsilon_leak=leak(balance(), base.measured, scale=base.scale))

@@ -293,9 +293,7 @@ class ChargeInstrument:
         """
         return {_key(family): self._describe(family) for family in self._families}
 
-    def unpack(
-        self, rows: Float[np.ndarray, "records columns numbers"]
-    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    def unpack(self, rows: Float[np.ndarray, "records columns numbers"]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Put the families together from recorded rows.
 
         Args:
@@ -319,9 +317,7 @@ class ChargeInstrument:
         columns = {name: total[:, place[name]] for name in wanted if name in place}
         columns["scale"] = self._scale(family, rows)
         for group in self._split(family):
-            columns |= {
-                f"{name}[{group}]": by_group[group][:, place[name]] for name in wanted if name in _PAIRS
-            }
+            columns |= {f"{name}[{group}]": by_group[group][:, place[name]] for name in wanted if name in _PAIRS}
         return {name: values.astype(rows.dtype, copy=False) for name, values in columns.items()}
 
     def _scale(self, family: Charge, rows: np.ndarray) -> np.ndarray:
@@ -329,6 +325,8 @@ class ChargeInstrument:
         total = np.zeros((len(rows), family.size))
         for part in self._parts[family.name]:
             total += abs(part.leg.coefficient) * rows[:, column, part.place]
+        if family.degree == 1:  # the family's mean, as in Charge.scale
+            return np.broadcast_to(total.mean(axis=1, keepdims=True), total.shape)
         if not family.full:
             return total
         first, second = np.triu_indices(family.legs[0].size)
@@ -397,9 +395,7 @@ class ChargeInstrument:
             room -= family.size
             if room < 0:
                 left_out.add(family.name)
-                self.notes.append(
-                    ("warning", f"{family.name} is not recorded: {family.size} numbers are too many")
-                )
+                self.notes.append(("warning", f"{family.name} is not recorded: {family.size} numbers are too many"))
         return [family for family in families if family.name not in left_out]
 
     def _legs_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -444,14 +440,11 @@ class ChargeInstrument:
             if family.full:
                 grams.append(_gram(order[leg.parameter], leg, width))
             else:
-                cells[family.degree].append(
-                    Cell(order[leg.parameter], leg.summed, leg.index, leg.size, width)
-                )
+                cells[family.degree].append(Cell(order[leg.parameter], leg.summed, leg.index, leg.size, width))
             width = places[key].stop
         self._parts = {
             family.name: [
-                _Part(leg, self._groups[order[leg.parameter]], places[_identity(family, leg)])
-                for leg in family.legs
+                _Part(leg, self._groups[order[leg.parameter]], places[_identity(family, leg)]) for leg in family.legs
             ]
             for family in self._families
         }

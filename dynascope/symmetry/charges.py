@@ -191,7 +191,10 @@ class Charge:
         return self.linear(params) if self.degree == 1 else self.bilinear(params, params)
 
     def scale(self, params: Mapping[str, Tensor]) -> Float[Tensor, " size"]:
-        """The yardstick of a leak: summed squared norms (degree 2) or absolute values (degree 1) of the legs.
+        """The yardstick of a leak: summed squared norms of the legs (degree 2), or their absolute values (degree 1).
+
+        A linear charge may pass through zero (a single bias does), where a relative error says nothing; its yardstick is
+        therefore the mean over the family.
 
         Args:
             params: parameters by name.
@@ -204,7 +207,8 @@ class Charge:
             norms = torch.stack(rows).sum(0)
             return _upper((norms[:, None] + norms) / 2)
         power = torch.abs if self.degree == 1 else torch.square
-        return self._sum(lambda leg: leg.reduce(power(params[leg.parameter])), absolute=True)
+        sizes = self._sum(lambda leg: leg.reduce(power(params[leg.parameter])), absolute=True)
+        return sizes.mean().expand(self.size) if self.degree == 1 else sizes
 
     def _sum(self, term: Any, *, absolute: bool = False) -> Tensor:
         total = None

@@ -14,20 +14,14 @@ from dynascope.symmetry.anatomy import Anatomy
 from dynascope.symmetry.fallback import module_function, proposals
 from dynascope.symmetry.graph import Graph, trace
 from dynascope.symmetry.kinds import Symmetry
-from dynascope.symmetry.verify import (
-    APPROXIMATE,
-    EXACT,
-    Bench,
-    Outcome,
-    draw,
-    flatten_inputs,
-    graph_function,
-    try_action,
-)
+from dynascope.symmetry.trial import APPROXIMATE, EXACT, Outcome, try_actions
+from dynascope.symmetry.verify import Bench, draw, flatten_inputs, graph_function
 
 DRAWS = 3
 # Batch statistics of fewer examples than this make outputs almost constant, which would invent symmetries.
 SMALLEST_BATCH = 8
+# Inputs of more numbers than this are cut down to a few examples.
+LARGE_INPUT, LARGE_BATCH, SMALL_BATCH = 1 << 15, 4, 2
 
 
 def inspect_model(
@@ -129,8 +123,12 @@ def _assemble(
 ) -> Anatomy:
     """Verify proposals and put what holds together."""
     confirmed, remarks = [], list(notes)
-    for symmetry in proposed:
-        found = judge(symmetry, try_action(bench, symmetry.action, mode=mode, generator=rng), mode)
+    actions = [s.action for s in proposed]
+    # What a normalisation removes, it removes only up to its epsilon.
+    fragile = [s.kind in {"scale", "rotation"} for s in proposed]
+    outcomes = try_actions(bench, actions, mode=mode, generator=rng, fragile=fragile)
+    for symmetry, outcome in zip(proposed, outcomes, strict=True):
+        found = judge(symmetry, outcome, mode)
         if isinstance(found, Symmetry):
             confirmed.append(found.confirmed(buffers=bench.draws[0].buffers))
         else:
@@ -292,12 +290,26 @@ def _enough_examples(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
         for m in model.modules()
     )
     leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves = _slim(leaves, LARGE_BATCH if batched else SMALL_BATCH)
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     sizes = {v.shape[0] for v in leaves if isinstance(v, Tensor) and v.ndim > 1}
-    if not batched or len(sizes) != 1 or min(sizes) >= SMALLEST_BATCH:
+    if not batched or len(sizes) != 1 or min(sizes) >= (LARGE_BATCH if _many_positions(leaves) else SMALLEST_BATCH):
         return args, kwargs
     times = -(-SMALLEST_BATCH // min(sizes))
     leaves = [v.repeat(times, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) and v.ndim > 1 else v for v in leaves]
     return pytree.tree_unflatten(leaves, spec)
+
+
+def _many_positions(leaves: list) -> bool:
+    return any(isinstance(v, Tensor) and v.numel() > LARGE_INPUT for v in leaves)
+
+
+def _slim(leaves: list, keep: int) -> list:
+    """A few examples of large inputs say as much as many."""
+    sizes = {v.shape[0] for v in leaves if isinstance(v, Tensor) and v.ndim > 1}
+    if not _many_positions(leaves) or len(sizes) != 1:
+        return leaves
+    return [v[:keep] if isinstance(v, Tensor) and v.ndim > 1 else v for v in leaves]
 
 
 def _without_graph(

@@ -1,9 +1,4 @@
-"""Nothing is reported that was not seen to hold: every claim is put to the numbers, in double precision.
-
-Each motion is tried at random parameters and inputs in two ways, by the Jacobian-vector product of its
-tangent and by its finite group element; the same legs moved at random must change the output, or it
-would prove nothing.
-"""
+"""The model as a pure function in double precision, and the random points at which claims about it are tried."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +11,7 @@ from torch.utils import _pytree as pytree
 
 from dynascope.symmetry.draws import near
 from dynascope.symmetry.graph import Graph
-from dynascope.symmetry.kinds import Action, Params
-
-# Rounding of a Jacobian-vector product in float64 is near 1e-14 of its parts; a broken law is off by 1e-4 and more.
-EXACT = 1e-9
-# Legs that move the output less than this share of a random direction of their length are not seen by it at all.
-UNSEEN = 1e-3
-# Internal casts to float32 leave about 1e-7.
-APPROXIMATE = 1e-5
+from dynascope.symmetry.kinds import Params
 
 
 @dataclass(frozen=True)
@@ -184,85 +172,6 @@ def _double_reverse(inner: Callable, moved: dict[str, Tensor], direction: dict[s
     if not isinstance(total, Tensor) or not total.requires_grad:
         return torch.zeros_like(out)
     return torch.autograd.grad(total, dual)[0].detach()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What verification found.
-
-    Attributes:
-        residual: largest relative Jacobian-vector product at epsilon zero.
-        violation: the same at the model's own epsilon.
-        finite: relative change of the output under a finite group element, at epsilon zero.
-        control: the same relative size for the legs moved at random; must not be small.
-        modes: modes in which the finite element leaves the output unchanged.
-    """
-
-    residual: float
-    violation: float
-    finite: float
-    control: float
-    modes: tuple[str, ...]
-
-
-def try_action(bench: Bench, action: Action, *, mode: str, generator: torch.Generator) -> Outcome:
-    """Put one motion to the numbers.
-
-    Args:
-        bench: the function and its random points.
-        action: the motion.
-        mode: mode in which the model was traced.
-        generator: source of random elements.
-
-    Returns:
-        The outcome, worst over the points.
-    """
-    residual = violation = finite = 0.0
-    control = float("inf")
-    modes = {"train", "eval"}
-    for d in bench.draws:
-        element = torch.randn(action.shape, generator=generator, dtype=torch.float64)
-        tangent = action.tangent(d.params, d.buffers, element)
-        broken = {n: t * (1 + torch.randn((), generator=generator, dtype=torch.float64)) for n, t in tangent.items()}
-        broken = {n: t + 0.3 * t.abs().mean() * _noise(d.params[n], generator) for n, t in broken.items()}
-
-        size = _norm(jacobian_vector(_at(bench, d, True), d.params, broken))
-        anywhere = {n: _noise(p, generator) for n, p in d.params.items()}
-        length = _norm_of(broken) / max(_norm_of(anywhere), torch.finfo(torch.float64).tiny)
-        typical = length * _norm(jacobian_vector(_at(bench, d, True), d.params, anywhere))
-        floor = max(size, UNSEEN * typical, torch.finfo(torch.float64).tiny)
-        exact = _norm(jacobian_vector(_at(bench, d, True), d.params, tangent)) / floor
-        real = _norm(jacobian_vector(_at(bench, d, False), d.params, tangent)) / floor
-        residual, violation = max(residual, exact), max(violation, real)
-        control = min(control, size)
-        # Half an element keeps the exponentials of wide families in range.
-        params, buffers = action.finite(d.params, d.buffers, 0.5 * element)
-        for statistics in (True, False):
-            before = bench.function(d.params, d.buffers, d.inputs, epsilon_zero=True, batch_statistics=statistics)
-            after = bench.function(params, buffers, d.inputs, epsilon_zero=True, batch_statistics=statistics)
-            change = _norm(after - before) / max(_norm(before), torch.finfo(torch.float64).tiny)
-            here = "train" if statistics else "eval"
-            if here == mode:
-                finite = max(finite, change)
-            if not change < EXACT:
-                modes.discard(here)
-    return Outcome(residual, violation, finite, control, tuple(sorted(modes, reverse=True)))
-
-
-def _at(bench: Bench, d: Draw, zero: bool) -> Callable[[dict[str, Tensor]], Tensor]:
-    return lambda p: bench.function(p, d.buffers, d.inputs, epsilon_zero=zero)
-
-
-def _norm_of(tensors: Mapping[str, Tensor]) -> float:
-    return sum(float(t.square().sum()) for t in tensors.values()) ** 0.5
-
-
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64)
-
-
-def _norm(t: Tensor) -> float:
-    return float(torch.linalg.vector_norm(t))
 
 
 def flatten_inputs(args: tuple, kwargs: Mapping[str, Any] | None) -> list[Any]:

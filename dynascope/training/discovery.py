@@ -1,6 +1,6 @@
 """Finds the models and optimisers of a script that nobody told us about, while it runs.
 
-Three places are watched, and none of them is changed for the script: the step of every optimiser (a global
+Three places are watched, and none of them changes for the script: the step of every optimiser (a global
 hook of torch), the first training-mode call of every outermost module (likewise), and
 ``torch.autograd.backward``, whose scalar root is the loss. The model of an optimiser is the module called
 from outside that owns most of what it moves.
@@ -29,6 +29,19 @@ from dynascope.training.first_call import as_inputs
 # Steps of an optimiser during which its model may still be found: hooks for modules are taken away once all
 # optimisers have their model, so that a model of a later one is first seen after that one's first step.
 PATIENCE = 3
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Put a function around another for a while; what somebody else has put around ours stays."""
+    original = getattr(owner, name)
+    ours = around(original)
+    setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        if getattr(owner, name) is ours:
+            setattr(owner, name, original)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +95,32 @@ class Discovery:
         Yields:
             Nothing.
         """
-        original = torch.autograd.backward
-        backward = self._listening(original)
-        torch.autograd.backward = backward
         steps = register_optimizer_step_pre_hook(self._on_step)
         self._watch_calls()
         try:
-            yield
+            with (
+                _replaced(torch.autograd, "backward", self._listening),
+                _replaced(torch, "compile", self._without_hooks),
+            ):
+                yield
         finally:
             steps.remove()
             self._calls.remove()
-            self._process = -1  # whoever still holds our backward gets the original's behaviour
-            if torch.autograd.backward is backward:
-                torch.autograd.backward = original
+            self._process = -1  # whoever still holds a function of ours gets the original's behaviour
+
+    def _without_hooks(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def compile(*args: Any, **kwargs: Any) -> Any:  # torch warns of global hooks while it compiles
+            watching = os.getpid() == self._process and self._calls.id in self._calls.hooks_dict_ref()
+            if watching:
+                self._calls.remove()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if watching:
+                    self._watch_calls()
+
+        return compile
 
     # ------------------------------------------------------------------------------------------------ losses
 

@@ -116,7 +116,11 @@ def begin(
     )
     session.recorder = recorder
     if known:
-        recorder.prepare()
+        try:
+            recorder.prepare()
+        except BaseException:
+            recorder.close("failed")
+            raise
     return recorder
 
 

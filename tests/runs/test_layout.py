@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dynascope.base.errors import DamagedRun
-from dynascope.runs import layout
+from dynascope.runs import RunWriter, layout
 
 CHECKED = "Type-check error"
 """What is said instead of our own words when the tests run with the annotations checked."""
@@ -153,3 +154,20 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for text, words in [(b'{"a": NaN}', "strict"), (b"[1]", "object is expected"), (b"\xff", "not valid")]:
         with pytest.raises(DamagedRun, match=words):
             layout.parse_object(text, tmp_path)
+
+
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "run-format.md").read_text()
+    with RunWriter.create(tmp_path / "runs" / "a", {"settings": {"seed": 0}}) as writer:
+        for step in range(70):
+            writer.scalars(step, 0.1 * step, {"loss": math.inf if step else 1.0})
+            record = {"after": np.zeros(3), "value": np.arange(3.0) + step}
+            writer.series("charges:rescale/0.weight-2.weight", step, record)
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, found)
+    assert found["run"]["settings"] == {"seed": 0}
+    assert found["table"]["loss"].tolist() == [1.0] + [math.inf] * 69
+    assert found["steps"].tolist() == list(range(70))
+    np.testing.assert_array_equal(found["value"], np.arange(70.0)[:, None] + np.arange(3.0))

@@ -198,6 +198,15 @@ def test_run_json_has_every_key_of_the_format(tmp_path: Path) -> None:
     writer.finish()
 
 
+def test_records_that_are_on_disk_are_announced(tmp_path: Path) -> None:
+    writer = RunWriter.create(tmp_path, {})
+    fill(writer, [63])
+    assert load(tmp_path).families == {}  # nothing of it is on disk yet
+    writer.block("norms", np.arange(63, 64), {c: expected(np.array([63]), k, 1) for k, c in enumerate(COLUMNS)})
+    assert check(tmp_path) == 64
+    writer.finish()
+
+
 def test_an_instrument_that_always_complains_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RunWriter.create(tmp_path, {})
     saves: list[None] = []

@@ -6,7 +6,8 @@ from torch import nn
 
 from dynascope.symmetry.fallback import module_function, proposals
 from dynascope.symmetry.find import inspect_model
-from dynascope.symmetry.verify import EXACT, Bench, draw, try_action
+from dynascope.symmetry.trial import EXACT, try_action
+from dynascope.symmetry.verify import Bench, draw
 
 NETS = {
     "relu": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (6, 4), "softmax"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynascope.base.errors import Unsupported
 from dynascope.symmetry.find import inspect_model, softmax_axis
 from dynascope.symmetry.nullspace import jacobian_nullity
-from dynascope.symmetry.verify import EXACT
+from dynascope.symmetry.trial import EXACT
 
 
 def _load(name: str):

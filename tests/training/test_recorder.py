@@ -51,7 +51,9 @@ def setup(tmp_path, *, make=torch.optim.SGD, every=1, max_overhead=None, on_erro
         model, optimizer, writer, prepare=lambda: [instrument], pace=Pace(every, max_overhead),
         on_error=on_error, **more,
     )  # fmt: skip
-    return SimpleNamespace(model=model, optimizer=optimizer, recorder=recorder, instrument=instrument, path=tmp_path / "run")
+    return SimpleNamespace(
+        model=model, optimizer=optimizer, recorder=recorder, instrument=instrument, path=tmp_path / "run"
+    )
 
 
 def train(s, steps, *, loss=None, seed=0):

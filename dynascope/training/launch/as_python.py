@@ -3,6 +3,7 @@
 Only the standard library is imported here: nothing may be loaded before the script loads it.
 """
 
+import builtins
 import importlib.util
 import io
 import os
@@ -95,8 +96,8 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
         if not trace.tb_frame.f_code.co_filename.startswith(OURS):
             kept.append(trace)
         trace = trace.tb_next
-    for each, following in zip(kept, [*kept[1:], None], strict=True):
-        each.tb_next = following
+    for position, each in enumerate(kept):
+        each.tb_next = kept[position + 1] if position + 1 < len(kept) else None
     return kept[0] if kept else None
 
 
@@ -110,7 +111,7 @@ def _execute(script: str, main: ModuleType) -> None:
 def _main_module(target: str, args: Sequence[str], *, module: bool) -> Iterator[ModuleType]:
     """A fresh ``__main__``, with ``sys.argv`` and ``sys.path`` as the script expects them; ours return afterwards."""
     main = ModuleType("__main__")
-    main.__dict__.update({"__builtins__": __builtins__, "__annotations__": {}})
+    main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
     if not module:
         path = os.path.abspath(target)
         loader = SourceFileLoader("__main__", path)
