@@ -21,9 +21,9 @@ _RUN_OPTIONS = {"--to", "--every", "--max-overhead", "--output"}
 
 @dataclass(frozen=True)
 class Inspect:
-    """Find and verify the symmetries of a model: how many, which, and what they conserve.
+    """Find and verify the symmetries of a model and what they conserve.
 
-    Example: dynascope inspect my_package.models:make --input float32[4,3,32,32] --output softmax
+    Example: dynascope inspect my_package.models:make --input float32[4,3,32,32]
     """
 
     model: Positional[str]
@@ -48,20 +48,23 @@ class Inspect:
         anatomy = inspect(model, inputs, self.output, mode=self.mode)
         if self.census:
             anatomy.census()
-        print(json.dumps(anatomy.to_dict(), indent=2) if self.json else anatomy)
+        print(_strict_json(anatomy.to_dict()) if self.json else anatomy)
         return 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """Run an UNMODIFIED training script under observation; its output, exceptions and exit code stay its own.
+    """Run an UNMODIFIED training script under observation.
+
+    Its output, exceptions and exit code stay its own.
+
+    Options of dynascope come before the script, everything after is the script's.
 
     Example: dynascope run --to runs/a train.py --epochs 3
-    Options of dynascope come before the script, everything after it is the script's. Use -m for a module.
     """
 
     command: Positional[str]
-    """The script, or with -m the module, followed by its own arguments."""
+    """The script, or -m and a module, followed by its own arguments."""
     to: Path = Path("runs/observed")
     """Folder of the run; it must not hold a finished run."""
     every: int = 1
@@ -78,7 +81,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Predict:
-    """Apply the laws to a run: the account of every charge, the continuous law and the naive law beside it."""
+    """Apply the laws to a run: each charge's account, its law, and the naive one."""
 
     run_folder: Positional[Path]
     """Folder of the run."""
@@ -90,13 +93,13 @@ class Predict:
         from dynascope.api.predict import predict
 
         found = predict(self.run_folder)
-        print(json.dumps({"run": found.run, "verdicts": found.verdicts()}, indent=2) if self.json else found)
+        print(_strict_json({"run": found.run, "verdicts": found.verdicts()}) if self.json else found)
         return 0 if found.balances else 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report of a run: one self-contained HTML file, or one figure as PNG."""
+    """Write a run's report: one self-contained HTML file, or one figure as PNG."""
 
     run_folder: Positional[Path]
     """Folder of the run."""
@@ -135,7 +138,7 @@ class Reproduce:
         from dynascope.api.reproduce import reproduce
 
         result = reproduce(self.study, scale=self.scale, folder=self.to, progress=not self.json)
-        print(json.dumps(result.to_dict(), indent=2) if self.json else result)
+        print(_strict_json(result.to_dict()) if self.json else result)
         return 1 if result.verdict == "refuted" else 0
 
 
@@ -152,7 +155,7 @@ class List:
 
         found = catalogue()
         if self.json:
-            print(json.dumps(found, indent=2))
+            print(_strict_json(found))
         for room, members in () if self.json else found.items():
             print(room)
             for name, words in members.items():
@@ -177,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        0 well, 1 a verdict failed, 2 bad input. Under ``run``, the exit code of the script.
+        0 well, 1 a verdict failed, 2 bad input, 130 interrupted. Under ``run``, the exit code of the script.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
@@ -185,24 +188,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"dynascope {__version__}")
         return 0
-    split = _split_run(argv)
     try:
-        if split is not None:
-            return _run_script(*split)
-        command: Any = tyro.cli(OmitArgPrefixes[Command], prog="dynascope", description=_DESCRIPTION, args=argv)  # type: ignore[valid-type]
-        return command.run()
+        split = _split_run(argv)
+        return _parsed(argv).run() if split is None else _run_script(*split)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2
     except (DynascopeError, ValueError, OSError) as error:
-        print(f"dynascope: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return _refuse(_one_line(error), 2)
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+
+
+def _parsed(argv: Sequence[str]) -> Any:
+    return tyro.cli(OmitArgPrefixes[Command], prog="dynascope", description=_DESCRIPTION, args=argv)  # type: ignore[valid-type]
 
 
 _DESCRIPTION = "See, predict and steer how a PyTorch network learns."
 
 
+def _refuse(words: str, code: int) -> int:
+    print(f"dynascope: {words}", file=sys.stderr)
+    return code
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _strict_json(found: dict[str, Any]) -> str:
+    """JSON as every reader knows it: numbers that are not finite are written as words, as in a run's files."""
+    from dynascope.runs.layout import jsonable
+
+    return json.dumps(jsonable(found, "result"), indent=2, allow_nan=False)
 
 
 def _split_run(argv: list[str]) -> tuple[Run, bool, list[str]] | None:
@@ -214,21 +231,23 @@ def _split_run(argv: list[str]) -> tuple[Run, bool, list[str]] | None:
         word = argv[at]
         if word in {"-h", "--help"}:
             return None
-        if word == "-m":
-            module, at = True, at + 1
+        at += 1
+        if word in {"-m", "--"}:
+            module = word == "-m"
             break
-        take = 2 if word in _RUN_OPTIONS else 1
-        ours += argv[at : at + take]
+        take = word.replace("_", "-") in _RUN_OPTIONS
+        ours += [word, *argv[at : at + take]]
         at += take
     if at >= len(argv):
         return None
-    parsed: Any = tyro.cli(OmitArgPrefixes[Command], prog="dynascope", args=[*ours, argv[at]])  # type: ignore[valid-type]
-    return parsed, module, argv[at:]
+    return _parsed([*ours, "--", argv[at]]), module, argv[at:]
 
 
 def _run_script(options: Run, module: bool, words: list[str]) -> int:
     from dynascope.api.script import run_script
+    from dynascope.training.pace import Pace
 
+    Pace(options.every, options.max_overhead)  # refuses what is out of range while the script has not started
     return run_script(
         words[0], words[1:], to=options.to, every=options.every, max_overhead=options.max_overhead,
         output=options.output, module=module,

@@ -8,8 +8,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from dynascope.diagnosis.closing import store_predictions
 from dynascope.probes import PROBES
 from dynascope.probes.charges import ChargeInstrument
+from dynascope.report import write
 from dynascope.runs import RunWriter
 from dynascope.symmetry.anatomy import Anatomy
 from dynascope.training.recorder import OnError, Recorder
@@ -31,6 +33,7 @@ def observe(
     to: str | Path | None = None,
     max_overhead: float | None = None,
     on_error: OnError = "warn",
+    report: bool = True,
     before_finish: Sequence[Callable[[RunWriter], object]] = (),
     on_finish: Sequence[Callable[[Path], object]] = (),
 ) -> Iterator[Recorder]:
@@ -55,6 +58,7 @@ def observe(
         max_overhead: share of the time that recording may take (0.05 is 5 %); beyond it recording thins
             itself out.
         on_error: ``"raise"`` lets the errors of instruments through, for tests.
+        report: write ``report.html`` into the run's folder at the end.
         before_finish: called with the archive at the end, while it can still be written to.
         on_finish: called with the run's folder when the run is complete, for instance to write a report.
 
@@ -83,7 +87,7 @@ def observe(
         wishes,
         example_inputs=example_inputs,
         anatomy=anatomy,
-        before_finish=before_finish,
-        on_finish=on_finish,
+        before_finish=(store_predictions, *before_finish),
+        on_finish=(*((write,) if report else ()), *on_finish),
     ) as recorder:
         yield recorder

@@ -25,6 +25,7 @@ def run_script(
     max_overhead: float | None = None,
     output: Literal["identity", "softmax"] | None = None,
     module: bool = False,
+    report: bool = True,
     before_finish: Sequence[Callable[[Any], object]] = (),
     on_finish: Sequence[Callable[[Path], object]] = (),
 ) -> int:
@@ -43,6 +44,7 @@ def run_script(
         max_overhead: share of the time that recording may take.
         output: the output head; None to find out from the first three batches.
         module: run a module as ``python -m`` does.
+        report: write ``report.html`` into the folder of each run.
         before_finish: called with each run's archive at the end, while it can still be written to.
         on_finish: called with each run's folder when it is complete.
 
@@ -60,6 +62,8 @@ def run_script(
     stop = when_imported("torch", partial(_watch, watches, path, wishes, command))
     code, error = run_as_main(script, args, module=module)
     stop()
+    before_finish = (_store_predictions, *before_finish)
+    on_finish = (*((_write_report,) if report else ()), *on_finish)
     missed = watches[0].close(error, before_finish, on_finish) if watches else ["torch was never imported"]
     if missed:
         _say(f"not everything was observed: {'; '.join(missed)}", code)
@@ -77,6 +81,14 @@ def _watch(watches: list[Any], path: Path, wishes: dict[str, Any], command: dict
 
 def _instruments() -> list[Any]:
     return [import_module("dynascope.probes.charges").ChargeInstrument]
+
+
+def _store_predictions(writer: Any) -> None:
+    import_module("dynascope.diagnosis.closing").store_predictions(writer)
+
+
+def _write_report(path: Path) -> None:
+    import_module("dynascope.report").write(path)
 
 
 def _refusal(script: str, path: Path, *, module: bool) -> str | None:

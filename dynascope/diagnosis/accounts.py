@@ -265,7 +265,8 @@ def _predict(family: _Family, assume: Mapping[str, float]) -> FamilyPrediction:
     value, scale = family.columns["value"], family.columns["scale"]
     if "after" in family.columns and len(value):
         after = family.columns["after"]
-        value, scale = (_with_last(value, after), _with_last(scale, scale)) if family.whole else (after, scale)
+        grown = _grown(scale, after)
+        value, scale = (_with_last(value, after), _with_last(scale, grown)) if family.whole else (after, grown)
     base = FamilyPrediction(
         family.name, family.about["words"], family.degree, family.exact, not family.whole, value, scale,
         tolerance=TOLERANCE[_precision(family.run)], diverged=family.diverged,
@@ -283,6 +284,11 @@ def _predict(family: _Family, assume: Mapping[str, float]) -> FamilyPrediction:
 def _with_last(series: Series, after: Series) -> Series:
     steps = np.append(series.steps, series.steps[-1] + 1)
     return replace(series, steps=steps, values=np.concatenate([series.values, after.values[-1:]]))
+
+
+def _grown(scale: Series, after: Series) -> Series:
+    """The yardstick after each step, recorded only before it: the legs of a charge are no less than the charge."""
+    return replace(scale, values=np.maximum(scale.values, np.abs(after.values)))
 
 
 def _precision(run: Run) -> str:

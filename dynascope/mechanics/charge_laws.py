@@ -110,11 +110,11 @@ def account(
         ],
         axis=-2,
     )
-    steps, push = rate[..., None], forms["kinetic"] + forms["gradient"]
+    eta, push = rate[..., None], forms["kinetic"] + forms["gradient"]
     drive = np.stack(
         np.broadcast_arrays(
-            -degree * steps * weights.gradient[..., None] * push + steps**2 * forms["source"],
-            weights.buffer_gradient[..., None] * push - steps * forms["cross"],
+            -degree * eta * weights.gradient[..., None] * push + eta**2 * forms["source"],
+            weights.buffer_gradient[..., None] * push - eta * forms["cross"],
             np.zeros((settings.steps, *initial[..., 0, :].shape)),
         )[:2],
         axis=-2,

@@ -264,7 +264,7 @@ class ChargeInstrument:
             quantities = _quantities(family, snapshot)
             plain = _columns(family, quantities)
             for name in plain.keys() & measured[_key(family)].keys():
-                fast = torch.from_numpy(measured[_key(family)][name][0]).to(plain[name])
+                fast = torch.tensor(measured[_key(family)][name][0]).to(plain[name])
                 self._compare(family, name, fast, plain[name], quantities)
 
     def _compare(
@@ -326,7 +326,7 @@ class ChargeInstrument:
         for part in self._parts[family.name]:
             total += abs(part.leg.coefficient) * rows[:, column, part.place]
         if family.degree == 1:  # the family's mean, as in Charge.scale
-            return np.broadcast_to(total.mean(axis=1, keepdims=True), total.shape)
+            return np.repeat(total.mean(axis=1, keepdims=True), family.size, axis=1)
         if not family.full:
             return total
         first, second = np.triu_indices(family.legs[0].size)

@@ -11,14 +11,15 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer, Shaped
+from jaxtyping import Integer, Shaped
 
 from dynascope.base.errors import DamagedRun, DynascopeError
 from dynascope.runs import layout, process
 from dynascope.runs.chunks import write_group
 from dynascope.runs.families import FamilyWriter, free_folder
+from dynascope.runs.records import as_steps, check_columns, fitting, stacked
 from dynascope.runs.scalars import Number, ScalarsWriter, Whole, as_step
-from dynascope.runs.tables import INDEX, scalars_to_parquet
+from dynascope.runs.tables import scalars_to_parquet
 
 FinalStatus = Literal["complete", "interrupted", "failed"]
 Level = Literal["info", "warning"]
@@ -124,7 +125,7 @@ class RunWriter:
             columns: one array for each column, all of the same length, the same columns in every record.
         """
         steps = np.array([as_step(step, family)], np.int64)
-        self._append(family, steps, list(columns), _stacked(family, columns, axis=0)[None])
+        self._append(family, steps, list(columns), stacked(family, columns, axis=0)[None])
 
     def block(
         self,
@@ -144,7 +145,7 @@ class RunWriter:
         Raises:
             ValueError: names, shapes, types or steps do not fit; the message says which, nothing is stored.
         """
-        ordered, values = _checked_steps(family, steps), _stacked(family, columns, axis=1)
+        ordered, values = as_steps(family, steps), stacked(family, columns, axis=1)
         if len(ordered) != len(values):
             raise ValueError(f"{family!r} got {len(ordered)} steps and {len(values)} records")
         self._append(family, ordered, list(columns), values)
@@ -154,10 +155,10 @@ class RunWriter:
         with self._lock:
             self._refuse_after_finish()
             writer = self._families.get(family) or self._start_family(family, columns, values)
-            fitting = _fitting(writer, steps, columns, values)
+            records = fitting(writer, steps, columns, values)
             if self._stale and writer.will_write(len(steps)):
                 self._save()
-            writer.append(steps, fitting)
+            writer.append(steps, records)
 
     def note(self, step: Whole, level: Level, text: str) -> None:
         """Add a remark that people should see.
@@ -275,7 +276,7 @@ class RunWriter:
         entry = self._document["families"].get(name, {})
         if entry.get("size", size) != size:
             raise ValueError(f"{name!r} was announced with size {entry['size']}, its first record has {size}")
-        _check_columns(name, columns)
+        check_columns(name, columns)
         home = self.path / layout.SERIES / free_folder(name, self._folders)
         writer = FamilyWriter(home, name, columns=tuple(columns), size=size, dtype=values.dtype.name)
         self._families[name] = writer
@@ -341,66 +342,3 @@ def _with_recorded(entry: Mapping[str, Any], columns: Sequence[str], size: int) 
     """The description of a family with its size and exactly the columns that are recorded."""
     told = entry.get("columns", {})
     return {**entry, "size": size, "columns": {column: told.get(column, "") for column in columns}}
-
-
-def _checked_steps(family: str, steps: Any) -> Int64[np.ndarray, " records"]:
-    """The steps of a block as they are stored."""
-    ordered = np.asarray(steps)
-    if (
-        ordered.ndim != 1
-        or not ordered.size
-        or ordered.dtype.kind not in "iu"
-        or np.any(ordered < 0)
-        or np.any(ordered[1:] <= ordered[:-1])
-    ):
-        raise ValueError(f"steps of {family!r} must be a non-empty list of increasing integers >= 0, got {steps!r}")
-    return ordered.astype(np.int64, copy=False)
-
-
-def _check_columns(family: str, columns: Sequence[Any]) -> None:
-    """Refuse names that a table of the family could not hold."""
-    for column in columns:
-        if not isinstance(column, str) or column in ("", layout.STEP, INDEX):
-            raise ValueError(
-                f"{column!r} of {family!r} cannot be the name of a column: it must be a non-empty string "
-                f"other than {layout.STEP!r} and {INDEX!r}"
-            )
-
-
-def _stacked(family: str, columns: Mapping[str, Any], *, axis: int) -> Float[np.ndarray, "..."]:
-    """The columns of one record (axis 0) or of several (axis 1) as one array of float32 or float64."""
-    arrays = [np.asarray(column) for column in columns.values()]
-    if not arrays:
-        raise ValueError(f"{family!r} needs at least one column")
-    for name, array in zip(columns, arrays, strict=True):
-        real = array.dtype.kind in "fiub" and array.dtype.itemsize <= 8
-        if not real or array.ndim != axis + 1 or array.size == 0:
-            raise ValueError(
-                f"{family}/{name} must be an array of real numbers up to float64 with {axis + 1} axes and at "
-                f"least one entry, got {array.dtype} of shape {array.shape}"
-            )
-        if array.shape != arrays[0].shape:
-            raise ValueError(f"{family}/{name} has shape {array.shape}, {next(iter(columns))} {arrays[0].shape}")
-    values = np.stack(arrays, axis=axis)
-    narrow = all(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in arrays)
-    return values.astype(np.float32 if narrow else np.float64, copy=False)
-
-
-def _fitting(
-    writer: FamilyWriter, steps: np.ndarray, columns: list[str], values: np.ndarray
-) -> Float[np.ndarray, "records columns size"]:
-    """The values in the order of the family's columns; refuses records that do not continue what it has."""
-    if tuple(columns) != writer.columns:
-        if sorted(columns) != sorted(writer.columns):
-            raise ValueError(f"{writer.name!r} needs the columns {writer.columns} in every record, got {columns}")
-        values = values[:, [columns.index(column) for column in writer.columns]]
-    if steps[0] <= writer.last_step:
-        raise ValueError(f"step {steps[0]} of {writer.name!r} must be larger than the last, {writer.last_step}")
-    if values.shape[2] != writer.size:
-        raise ValueError(f"{writer.name!r} has {writer.size} entries in a record, got {values.shape[2]}")
-    if values.dtype.itemsize > writer.dtype.itemsize:
-        raise ValueError(
-            f"{writer.name!r} is stored as {writer.dtype}, got {values.dtype}; "
-            f"convert it, or start the family with {values.dtype}"
-        )
-    return values

@@ -193,8 +193,8 @@ class Charge:
     def scale(self, params: Mapping[str, Tensor]) -> Float[Tensor, " size"]:
         """The yardstick of a leak: summed squared norms of the legs (degree 2), or their absolute values (degree 1).
 
-        A linear charge may pass through zero (a single bias does), where a relative error says nothing; its yardstick is
-        therefore the mean over the family.
+        A linear charge may pass through zero (a single bias does), where a relative error says nothing; its yardstick
+        is therefore the mean over the family.
 
         Args:
             params: parameters by name.

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from dynascope.training.closures import Arguments, closure_of, with_look
 from dynascope.training.first_call import as_inputs
 
 # Steps of an optimiser during which its model may still be found: hooks for modules are taken away once all
@@ -44,6 +45,18 @@ def _replaced(owner: Any, name: str, around: Callable[[Callable[..., Any]], Call
             setattr(owner, name, original)
 
 
+@dataclass(frozen=True)
+class Early:
+    """Before the step: gradients stand, or a closure will compute them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """Inside the step's closure, after its first call."""
+
+    loss: Any
+
+
 @dataclass(frozen=True, eq=False)
 class Find:
     """An optimiser and its model, just before its first observed step.
@@ -54,6 +67,7 @@ class Find:
         inputs: copy of what the model was called with.
         loss: gives the loss of the coming step, None where ``backward`` had no scalar root.
         unseen: elements that the optimiser moves and the model does not own.
+        moment: where in the step this is.
     """
 
     model: nn.Module
@@ -61,6 +75,7 @@ class Find:
     inputs: Any
     loss: Callable[[], Tensor | None]
     unseen: int
+    moment: Early | Inside = Early()
 
 
 class Discovery:
@@ -87,6 +102,8 @@ class Discovery:
         self._losses: list[Tensor] = []
         self._stepped = False
         self._calls: Any = None
+        self._compiled = False
+        self._own_hooks: list[Any] = []
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -100,25 +117,27 @@ class Discovery:
         try:
             with (
                 _replaced(torch.autograd, "backward", self._listening),
-                _replaced(torch, "compile", self._without_hooks),
+                _replaced(torch, "compile", self._letting_go),
             ):
                 yield
         finally:
             steps.remove()
-            self._calls.remove()
+            for handle in (self._calls, *self._own_hooks):
+                handle.remove()
             self._process = -1  # whoever still holds a function of ours gets the original's behaviour
 
-    def _without_hooks(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _letting_go(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around ``torch.compile``: it warns of global hooks, so compiled modules get a hook of their own instead."""
+
         @wraps(original)
-        def compile(*args: Any, **kwargs: Any) -> Any:  # torch warns of global hooks while it compiles
-            watching = os.getpid() == self._process and self._calls.id in self._calls.hooks_dict_ref()
-            if watching:
+        def compile(*args: Any, **kwargs: Any) -> Any:
+            compiled = original(*args, **kwargs)
+            if os.getpid() == self._process:
+                self._compiled = True
                 self._calls.remove()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                if watching:
-                    self._watch_calls()
+                if isinstance(compiled, nn.Module):
+                    self._own_hooks.append(compiled.register_forward_pre_hook(self._look, with_kwargs=True))
+            return compiled
 
         return compile
 
@@ -159,50 +178,59 @@ class Discovery:
     # ------------------------------------------------------------------------------------------------ models
 
     def _watch_calls(self) -> None:
-        self._calls = register_module_forward_pre_hook(self._on_call)
+        if not self._compiled:
+            self._calls = register_module_forward_pre_hook(self._on_call)
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        # What is being compiled must not be interrupted: hooks would break the graph and change its
-        # arithmetic.
-        if torch.compiler.is_compiling() or not module.training or module in self._inner:
-            return
-        if os.getpid() != self._process:
+        # torch tells global hooks positions only; the keywords stand in the frame that calls them
+        if not torch.compiler.is_compiling():
+            self._look(module, args, sys._getframe(1).f_locals.get("kwargs") or {})
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the inputs of the first training-mode call of a module that is called from outside."""
+        if not module.training or module in self._inner or os.getpid() != self._process:
             return
         try:
             self._inner.update(module.modules())  # an outer module is called before its inner ones
             if next(module.parameters(), None) is not None:
-                keywords = sys._getframe(1).f_locals.get("kwargs")  # torch tells global hooks positions only
-                self._roots.append((weakref.ref(module), as_inputs(module, args, keywords or {})))
-                if hasattr(module, "_orig_mod"):  # about to be compiled: not with our hook in it
-                    self._calls.remove()
+                self._roots.append((weakref.ref(module), as_inputs(module, args, kwargs)))
         except Exception as error:
             self._miss(f"the inputs of {type(module).__name__} ({type(error).__name__}: {error})")
 
-    def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         self._stepped = True
         if optimizer in self._settled or os.getpid() != self._process:
-            return
+            return None
+        found = self._settle(optimizer, Early())
+        if found or closure_of(args, kwargs) is None:
+            return None if found else self._wait_for_model(optimizer)
+        return with_look(args, kwargs, partial(self._look_in_closure, optimizer))
+
+    def _look_in_closure(self, optimizer: Optimizer, loss: Any) -> None:
+        """The model may have been called in the closure for the first time."""
+        if not self._settle(optimizer, Inside(loss)):
+            self._wait_for_model(optimizer)
+
+    def _settle(self, optimizer: Optimizer, moment: Early | Inside) -> bool:
+        """Find the model of an optimiser and tell of it; True if there is no more to be done."""
         try:
-            self._settle(optimizer)
+            moved = {id(p): p.numel() for group in optimizer.param_groups for p in group["params"]}
+            best, owned, inputs = None, 0, None
+            for reference, called_with in self._roots:
+                model = reference()
+                mine = sum(moved.get(id(p), 0) for p in model.parameters()) if model is not None else 0
+                if mine > owned:
+                    best, owned, inputs = model, mine, called_with
+            if best is None:
+                return False
+            self._settled.add(optimizer)
+            self.finds += 1
+            self._calls.remove()
+            self._found(Find(best, optimizer, inputs, self.loss, sum(moved.values()) - owned, moment))
         except Exception as error:  # an observer's fault must never be the training's
             self._settled.add(optimizer)
             self._miss(f"{type(optimizer).__name__} ({type(error).__name__}: {error})")
-
-    def _settle(self, optimizer: Optimizer) -> None:
-        moved = {id(p): p.numel() for group in optimizer.param_groups for p in group["params"]}
-        best, owned, inputs = None, 0, None
-        for reference, called_with in self._roots:
-            model = reference()
-            mine = sum(moved.get(id(p), 0) for p in model.parameters()) if model is not None else 0
-            if mine > owned:
-                best, owned, inputs = model, mine, called_with
-        if best is None:
-            self._wait_for_model(optimizer)
-            return
-        self._settled.add(optimizer)
-        self.finds += 1
-        self._calls.remove()
-        self._found(Find(best, optimizer, inputs, self.loss, sum(moved.values()) - owned))
+        return True
 
     def _wait_for_model(self, optimizer: Optimizer) -> None:
         tries = self._tries[optimizer] = self._tries.get(optimizer, 0) + 1

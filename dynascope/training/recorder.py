@@ -22,6 +22,7 @@ from dynascope.functional.snapshot import OptimizerView, Snapshot
 from dynascope.runs import RunWriter
 from dynascope.training.background import Background
 from dynascope.training.blocks import Blocks, Instrument, Level, one_number
+from dynascope.training.closures import closure_of, with_look
 from dynascope.training.pace import Pace
 
 OnError = Literal["warn", "raise"]
@@ -205,6 +206,15 @@ class Recorder:
             self._optimizer.register_step_post_hook(self._after_step),
         ]
 
+    def join(self, loss: Tensor | float | None) -> None:
+        """Record a step that has begun already, inside its closure.
+
+        Args:
+            loss: what the closure returned.
+        """
+        self._open = self._due = True
+        self._look(loss)
+
     @property
     def owner(self) -> bool:
         """Whether this is the process that opened the run, and not a fork of it."""
@@ -269,15 +279,19 @@ class Recorder:
         self._due = self._pace.due(self.steps)
         if not self._due:
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
+        if closure_of(args, kwargs) is None:
             self._measure(None)
             return None
         self._awaited = True
-        observed = self._observed(closure)
-        if len(args) > 1:
-            return (args[0], observed, *args[2:]), kwargs
-        return args, {**kwargs, "closure": observed}
+        return with_look(args, kwargs, self._look)
+
+    def _look(self, loss: Any) -> None:
+        """Measure inside a closure, where gradients and loss stand and the weights have not moved yet."""
+        self._awaited = False
+        try:
+            self._measure(loss)
+        except Exception as error:
+            self._switch_off("recording", error)
 
     def _leave(self, optimizer: Optimizer) -> None:
         """End a step."""
@@ -293,21 +307,6 @@ class Recorder:
         self.steps += 1
         if self._due:
             self._review(begun)
-
-    def _observed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, after whose first call gradients and loss stand and weights have not moved yet."""
-
-        def observed() -> Any:
-            loss = closure()
-            if self._awaited:
-                self._awaited = False
-                try:
-                    self._measure(loss)
-                except Exception as error:
-                    self._switch_off("recording", error)
-            return loss
-
-        return observed
 
     def _measure(self, loss: Any) -> None:
         """Everything that is known before the weights move."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dynascope.training.discovery import Discovery, Find
+from dynascope.training.discovery import Discovery, Find, Inside
 
 
 class ScriptWatch:
@@ -51,6 +51,8 @@ class ScriptWatch:
             text = f"{find.unseen} of the numbers that the optimiser moves are in no module that was seen"
             recorder.note(text, level="warning")
         recorder.attach()
+        if isinstance(find.moment, Inside):
+            recorder.join(find.moment.loss)
 
     def close(
         self,

@@ -18,8 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynascope import __version__
+from dynascope.base.errors import Unsupported
+from dynascope.functional.model import as_function
+from dynascope.functional.params import buffers_of, parameters_of
 from dynascope.functional.snapshot import OptimizerView, Snapshot
 from dynascope.runs import RunWriter
 from dynascope.symmetry.anatomy import Anatomy
@@ -46,6 +50,8 @@ Output = Literal["identity", "softmax"]
 MakeInstrument = Callable[..., Instrument]
 """Called with the charges, the model and the optimiser."""
 
+# Operations in one call of the model. Inspection takes about 10 ms for each, so this is half a minute.
+LONGEST_CALL = 3000
 # Batches on which the softmax constraint must hold before it is believed.
 BATCHES = 3
 
@@ -271,6 +277,8 @@ class _Session:
 
     def _inspect(self, inputs: Any) -> tuple[Anatomy, tuple[Charge, ...]]:
         """The anatomy that is certain, and the charges that stand if the loss ignores a common shift."""
+        if self.recorder.attached:  # in the middle of somebody's training, who did not ask for it by name
+            _refuse_long_calls(self._model, inputs)
         output = self._wishes.output
         # Before the first step a model may still stand in eval mode; what is observed is its training.
         mode = "eval" if self.recorder.attached and not self._model.training else "train"
@@ -317,6 +325,35 @@ class _Session:
         names = [f"charges:{charge.name}" for charge in self._extra]
         refuted = {name: {**recorder.families.get(name, {}), "law": None, "without_law": reason} for name in names}
         recorder.later(lambda: writer.update(families=refuted))
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what torch executes, and stops when it is too much."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        if self.count > LONGEST_CALL:
+            raise _TooLong
+        return func(*args, **(kwargs or {}))
+
+
+class _TooLong(Exception):
+    """A call executes more operations than inspection can bear."""
+
+
+def _refuse_long_calls(model: nn.Module, inputs: Any) -> None:
+    """Refuse to inspect calls that unroll into very many operations, such as long loops over time."""
+    try:
+        with torch.no_grad(), _Operations():
+            as_function(model).on(parameters_of(model), buffers_of(model), inputs)
+    except _TooLong as error:
+        raise Unsupported(
+            f"inspecting {type(model).__name__} during training",
+            f"one call executes more than {LONGEST_CALL} operations, and inspection would take minutes",
+            "inspect it beforehand on a shorter input and pass anatomy=",
+        ) from error
 
 
 def _legs(charge: Charge) -> list[str]:

@@ -322,27 +322,13 @@ def test_a_finish_that_the_disk_refused_can_be_repeated(tmp_path: Path, monkeypa
     assert check(tmp_path) == 5
 
 
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({}, "at least one column"),
-        ({"value": np.ones((2, 2))}, r"x/value must be an array of real numbers up to float64 with 1 axes"),
-        ({"value": 1.0}, r"x/value must be an array .* shape \(\)"),
-        ({"value": np.ones(0)}, "x/value must be an array .* at least one entry"),
-        ({"value": np.ones(2), "after": ["a", "b"]}, "x/after must be an array of real numbers"),
-        ({"value": np.array([1j])}, "x/value .* complex128"),
-        ({"value": np.array([None])}, "x/value .* object"),
-        ({"value": np.ones(1, np.longdouble)}, "x/value .* up to float64"),
-        ({"value": np.ones(2), "after": np.ones(3)}, r"x/after has shape \(3,\), value \(2,\)"),
-        ({"step": np.ones(2)}, "'step' of 'x' cannot be the name"),
-        ({"index": np.ones(2)}, "'index' of 'x' cannot be the name"),
-        ({3: np.ones(2)}, "3 of 'x' cannot be the name"),
-    ],
-)
-def test_a_bad_record_is_refused_and_nothing_is_kept(tmp_path: Path, columns: dict, words: str) -> None:
+def test_a_refused_record_leaves_no_family(tmp_path: Path) -> None:
     writer = RunWriter.create(tmp_path, {})
-    with pytest.raises((ValueError, TypeError), match=f"{words}|{CHECKED}"):
-        writer.series("x", 0, columns)
+    for columns in ({}, {"value": np.ones(2), "after": np.ones(3)}, {"index": np.ones(2)}):
+        with pytest.raises((ValueError, TypeError), match=f"'x'|x/after|{CHECKED}"):
+            writer.series("x", 0, columns)
+    with pytest.raises((ValueError, TypeError), match=f"non-empty string|{CHECKED}"):
+        writer.series("", 0, {"value": np.ones(2)})
     writer.finish()
     assert load(tmp_path).families == {}
 
@@ -418,9 +404,9 @@ def test_bad_meta_is_refused_before_a_folder_is_made(tmp_path: Path, meta: dict,
 
 def test_bad_words_are_refused(tmp_path: Path) -> None:
     writer = RunWriter.create(tmp_path, {})
-    with pytest.raises((ValueError, TypeError), match=f"level must be one of info, warning, got 'fatal'|{CHECKED}"):
+    with pytest.raises((ValueError, TypeError), match=f"level must be .* got 'fatal'|{CHECKED}"):
         writer.note(0, "fatal", "x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="status must be one of complete, interrupted, failed, got 'running'"):
+    with pytest.raises((ValueError, TypeError), match=f"status must be .* got 'running'|{CHECKED}"):
         writer.finish("running")  # type: ignore[arg-type]
     writer.finish()
 
