@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per process: the suite runs two processes side by side on two cores.
 export OMP_NUM_THREADS ?= 1
-SHAPES := --jaxtyping-packages=dynascope,beartype.beartype
+SHAPES := --jaxtyping-packages=dynascope.functional,dynascope.symmetry,dynascope.mechanics,dynascope.probes,beartype.beartype
 
 .PHONY: setup demo test check format lint types imports unit studies bench clean help
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from dynascope.base.errors import DynascopeError
 
@@ -26,9 +26,9 @@ class Inspect:
     Example: dynascope inspect my_package.models:make --input float32[4,3,32,32]
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
     """module:factory; the factory returns the model, or (model, inputs)."""
-    input: str | None = None
+    input: Annotated[str | None, arg(metavar="DTYPE[SHAPE]")] = None
     """dtype[shape], such as float32[4,3,32,32] or int64[2,16]; needed where the factory gives no inputs."""
     output: Literal["identity", "softmax"] = "identity"
     """softmax if the loss ignores a common shift of the logits (cross-entropy)."""
@@ -44,7 +44,7 @@ class Inspect:
         from dynascope.api.inspect import inspect
         from dynascope.api.targets import model_and_inputs
 
-        model, inputs = model_and_inputs(self.model, self.input)
+        model, inputs = model_and_inputs(self.model, self.input, mode=self.mode)
         anatomy = inspect(model, inputs, self.output, mode=self.mode)
         if self.census:
             anatomy.census()
@@ -63,13 +63,13 @@ class Run:
     Example: dynascope run --to runs/a train.py --epochs 3
     """
 
-    command: Positional[str]
+    command: Annotated[Positional[str], arg(metavar="SCRIPT")]
     """The script, or -m and a module, followed by its own arguments."""
     to: Path = Path("runs/observed")
     """Folder of the run; it must not hold a finished run."""
     every: int = 1
     """Record every k-th optimiser step."""
-    max_overhead: float | None = None
+    max_overhead: Annotated[float | None, arg(metavar="FRACTION")] = None
     """Thin the record out so that observing costs at most this fraction of the time, such as 0.05."""
     output: Literal["identity", "softmax"] | None = None
     """What the loss ignores; found out on the first batches if not given."""
@@ -83,7 +83,7 @@ class Run:
 class Predict:
     """Apply the laws to a run: each charge's account, its law, and the naive one."""
 
-    run_folder: Positional[Path]
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of the run."""
     json: bool = False
     """Print JSON."""
@@ -101,11 +101,11 @@ class Predict:
 class Report:
     """Write a run's report: one self-contained HTML file, or one figure as PNG."""
 
-    run_folder: Positional[Path]
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of the run."""
-    to: Path | None = None
+    to: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where to write; inside the run's folder if not given."""
-    png: str | None = None
+    png: Annotated[str | None, arg(metavar="FIGURE")] = None
     """Name of a single figure; an unknown name lists those there are."""
 
     def run(self) -> int:
@@ -124,11 +124,11 @@ class Report:
 class Reproduce:
     """Measure a paper's claims again, each with a negative control and a verdict."""
 
-    study: Positional[str]
+    study: Annotated[Positional[str], arg(metavar="STUDY")]
     """Name of the study (see `dynascope list`), or all."""
-    scale: Literal["quick", "default", "full"] = "quick"
-    """How much to run."""
-    to: Path | None = None
+    scale: Annotated[Literal["quick", "default", "full"], arg(metavar="SCALE")] = "quick"
+    """How much to run: quick, default or full."""
+    to: Annotated[Path | None, arg(metavar="PATH")] = None
     """Where results are kept, so that a finished study is not repeated."""
     json: bool = False
     """Print one JSON object with every claim."""
@@ -200,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str]) -> Any:
-    return tyro.cli(OmitArgPrefixes[Command], prog="dynascope", description=_DESCRIPTION, args=argv)  # type: ignore[valid-type]
+    wanted: Any = FlagCreatePairsOff[OmitArgPrefixes[Command]]  # type: ignore[valid-type]
+    return tyro.cli(wanted, prog="dynascope", description=_DESCRIPTION, args=argv)
 
 
 _DESCRIPTION = "See, predict and steer how a PyTorch network learns."

@@ -140,7 +140,7 @@ def main() -> int:
 
 
 def _steps(name: str) -> int:
-    return 1200 if name.startswith("fashion") else 1500
+    return 1404 if name.startswith("fashion") else 1500
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from dynascope.functional.model import as_function
 from dynascope.functional.params import buffers_of, parameters_of
 
+Mode = Literal["train", "eval"]
 _INPUT = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[\d,\s]*)\]")
 
 
-def model_and_inputs(target: str, described: str | None) -> tuple[nn.Module, Any]:
+def model_and_inputs(target: str, described: str | None, *, mode: Mode | None = None) -> tuple[nn.Module, Any]:
     """Import a factory and call it.
 
     Args:
         target: ``module:factory``, the module importable from here.
         described: inputs as ``dtype[shape]``, or None where the factory gives them.
+        mode: "train" or "eval", in which the model must accept the inputs; its present mode if None.
 
     Returns:
         The model and its example inputs.
@@ -34,12 +36,12 @@ def model_and_inputs(target: str, described: str | None) -> tuple[nn.Module, Any
     made = _made(target, _found(target, module_name, name))
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{target!r} gave a {type(model).__name__}; it must give a module, or (module, inputs)")
+        raise ValueError(f"{target!r} gives {type(model).__name__}; it must give a module, or (module, inputs)")
     if described is not None:
         inputs = example(described)
     if inputs is None:
         raise ValueError(f"{target!r} gives no example inputs; add --input, such as --input float32[4,3,32,32]")
-    _try(target, model, inputs)
+    _try(target, model, inputs, mode)
     return model, inputs
 
 
@@ -69,11 +71,11 @@ def _made(target: str, found: Any) -> Any:
         ) from error
 
 
-def _try(target: str, model: nn.Module, inputs: Any) -> None:
+def _try(target: str, model: nn.Module, inputs: Any, mode: Mode | None) -> None:
     """Call the model once, without a trace on it: inputs that do not fit are said before anything is searched."""
     try:
         with torch.no_grad():
-            as_function(model).on(parameters_of(model), buffers_of(model), inputs)
+            as_function(model, mode=mode).on(parameters_of(model), buffers_of(model), inputs)
     except Exception as error:
         raise ValueError(f"{target!r} does not accept these inputs: {_words(error)}; see --input") from error
 

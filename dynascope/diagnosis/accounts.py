@@ -20,6 +20,11 @@ from dynascope.runs import Run, RunWriter, load
 # A leak of an exact charge: rounding of the sums that the account is fed, over thousands of steps. Measured leaks are
 # 1e-14 in float64 and 1e-6 in float32; a broken law leaks 1e-3 and more.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+# A gradient of this share of what moves the other weights is rounding: sums in float32 over a batch and its positions, up
+# to 1e5 terms that should cancel, leave up to 6e-8 * sqrt(1e5) = 2e-5; a broken symmetry pushes with 1e-2 and more.
+ROUNDING = 1e-4
+# A normalisation epsilon pushes with 1e-6 to 1e-4 of it; more is not excused by an epsilon.
+EPSILON = 1e-3
 PREFIX = "charges:"
 _SCHEDULED = ("learning_rate", "momentum", "weight_decay")
 _YARDSTICK = {1: "absolute values", 2: "squared norms"}
@@ -42,7 +47,9 @@ class FamilyPrediction:
         law: the continuous law, None where it does not apply.
         naive: gradient flow without the finite step, None where it does not apply.
         leak: of the account.
-        epsilon_leak: leak of the account without its epsilon term, for a charge that is not exact.
+        epsilon_leak: leak of the account without its named term, where it has one.
+        named: "epsilon" where a normalisation epsilon, "rounding" where the rounding of a gradient that is zero by
+            symmetry enters the account under its own name.
         law_error: error of the continuous law relative to the motion of the charge.
         naive_error: the same of the naive law.
         tolerance: largest permitted leak.
@@ -63,6 +70,7 @@ class FamilyPrediction:
     naive: Prediction | None = None
     leak: float | None = None
     epsilon_leak: float | None = None
+    named: str = ""
     law_error: float | None = None
     naive_error: float | None = None
     tolerance: float = 0.0
@@ -76,7 +84,7 @@ class FamilyPrediction:
 
     def __str__(self) -> str:
         says = [] if self.balances is None else ["balances" if self.balances else "LEAKS"]
-        says += [] if self.exact or self.balances is None else ["(epsilon term named)"]
+        says += [f"({self.named} named)"] if self.named else []
         says += [] if self.diverged is None else [f"until step {self.diverged}, where numbers are no longer finite"]
         verdict = " ".join(says)
         numbers = (_short(x) for x in (self.leak, self.law_error, self.naive_error))
@@ -150,7 +158,7 @@ def _verdicts(f: FamilyPrediction) -> list[dict[str, Any]]:
     if f.leak is not None:
         words = f"leaks {f.leak:.1e} of the {_YARDSTICK[f.degree]} of its legs{until}"
         if f.epsilon_leak is not None:
-            words += f"; without its epsilon term {f.epsilon_leak:.1e}"
+            words += f"; without the {f.named} of its gradient {f.epsilon_leak:.1e}"
         verdict = "balances" if f.balances else "leaks"
         out.append({**common, "kind": "account", "error": f.leak, "tolerance": f.tolerance, "verdict": verdict,
                     "words": words})  # fmt: skip
@@ -186,7 +194,9 @@ def predict_run(run: Run | str | Path, *, assume: Mapping[str, float] | None = N
     assumed = _assumed(assume or {})
     names = [n.removeprefix(PREFIX) for n in run.families if n.startswith(PREFIX)]
     scalars = run.scalars  # read once: a run that is still open is read from disk at every look
-    found = tuple(_predict(_Family(run, name, scalars), assumed) for name in names)
+    families = [_Family(run, name, scalars) for name in names]
+    moving = max((f.push for f in families), default=0.0)
+    found = tuple(_predict(f, assumed, moving) for f in families)
     return Predictions(str(run.meta.get("name", run.path)), found, assumed)
 
 
@@ -238,9 +248,28 @@ class _Family:
         return {column: form for column in asked if (form := self.form(column)) is not None}
 
     @property
-    def epsilon(self) -> dict[str, np.ndarray]:
-        """What an epsilon lets the gradient do to a charge that is not exact."""
-        return {} if self.exact else {"epsilon": self["gradient"]}
+    def push(self) -> float:
+        """Typical size of an update of this family's legs, 0 where it was not recorded."""
+        source = self.columns.get("source")
+        return float(np.sqrt(np.abs(source.values).mean())) if source is not None and len(source.values) else 0.0
+
+    def excuse(self, moving: float) -> str:
+        """What may let a gradient along the symmetry into the account under its own name, if it is small enough.
+
+        Args:
+            moving: typical size of an update of the run's weights.
+
+        Returns:
+            "epsilon", "rounding", or nothing where the gradient is too large for either or was not recorded.
+        """
+        if self.shared or "gradient" not in self.columns:
+            return ""
+        lever = np.ones(()) if self.degree == 1 else np.sqrt(self["scale"])
+        push = np.divide(self["gradient"], lever, out=np.zeros_like(self["gradient"]), where=lever > 0)
+        share = np.sqrt(np.mean(push**2))
+        if not self.exact:
+            return "epsilon" if share <= EPSILON * moving else ""
+        return "rounding" if _precision(self.run) == "float32" and share <= ROUNDING * moving else ""
 
     def settings(self, assume: Mapping[str, float]) -> StepSettings:
         """The settings at every recorded step, one column for each parameter group that moves the legs."""
@@ -261,7 +290,7 @@ class _Family:
         return np.stack([s.values[places] for s, places in zip(series, at, strict=True)], axis=1)
 
 
-def _predict(family: _Family, assume: Mapping[str, float]) -> FamilyPrediction:
+def _predict(family: _Family, assume: Mapping[str, float], moving: float) -> FamilyPrediction:
     value, scale = family.columns["value"], family.columns["scale"]
     if "after" in family.columns and len(value):
         after = family.columns["after"]
@@ -278,7 +307,7 @@ def _predict(family: _Family, assume: Mapping[str, float]) -> FamilyPrediction:
         settings = family.settings(assume)
     except (Unsupported, ValueError) as error:
         return replace(base, reason=str(error))
-    return _whole(family, base, settings) if family.whole else _sampled(family, base, settings)
+    return _whole(family, base, settings, moving) if family.whole else _sampled(family, base, settings, moving)
 
 
 def _with_last(series: Series, after: Series) -> Series:
@@ -295,7 +324,7 @@ def _precision(run: Run) -> str:
     return "float64" if run.meta.get("model", {}).get("dtype") == "float64" else "float32"
 
 
-def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings) -> FamilyPrediction:
+def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings, moving: float) -> FamilyPrediction:
     first = {k: v[0] for k, v in family.forms("value", "momentum").items()}
     begin, fed = first.pop("value"), family.forms("source", "cross", "gradient")
     memory = [f"{k} at its first step" for k in first]
@@ -308,10 +337,12 @@ def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings) -> F
         accounted = account(begin, settings, degree=family.degree, **first, **fed, **epsilon)
         return made("account", accounted.value, *memory, *fed, *(["gradient"] if epsilon else []))
 
-    exact = balance(**family.epsilon)
-    out = replace(base, account=exact, leak=leak(exact.series, base.measured, scale=base.scale))
-    if not family.exact:
-        out = replace(out, epsilon_leak=leak(balance().series, base.measured, scale=base.scale))
+    def judged(made: Prediction) -> FamilyPrediction:
+        return replace(base, account=made, leak=leak(made.series, base.measured, scale=base.scale))
+
+    out, named = judged(balance()), family.excuse(moving)
+    if named == "epsilon" or (named and not out.balances):
+        out = replace(judged(balance(epsilon=family["gradient"])), named=named, epsilon_leak=out.leak)
     driven = {"source": family["source"]} if family.degree == 2 else {}
     start = {k: family[k][0] for k in ("value", *first)}
     try:
@@ -335,15 +366,17 @@ def _moves(base: FamilyPrediction) -> bool:
     return bool(motion > base.tolerance * np.abs(base.scale.values).max(initial=0.0))
 
 
-def _sampled(family: _Family, base: FamilyPrediction, settings: StepSettings) -> FamilyPrediction:
+def _sampled(family: _Family, base: FamilyPrediction, settings: StepSettings, moving: float) -> FamilyPrediction:
     fed = family.forms("value", "source", "momentum", "gradient")
-    used = [f"{base.name}/{k}" for k in (*fed, *(["gradient"] if family.epsilon else []))]
 
-    def balance(**epsilon: np.ndarray) -> Series:
+    def judged(**epsilon: np.ndarray) -> FamilyPrediction:
         terms = one_step_terms(settings=settings, degree=family.degree, **fed, **epsilon)
-        return replace(base.measured, values=family["value"] + sum(terms.values()))
+        values = replace(base.measured, values=family["value"] + sum(terms.values()))
+        used = [f"{base.name}/{k}" for k in (*fed, *(["gradient"] if epsilon else []))]
+        made = prediction("account", values.values, steps=values.steps, quantity=base.name, inputs=used)
+        return replace(base, account=made, leak=leak(values, base.measured, scale=base.scale))
 
-    exact = balance(**family.epsilon)
-    made = prediction("account", exact.values, steps=exact.steps, quantity=base.name, inputs=used)
-    out = replace(base, account=made, leak=leak(exact, base.measured, scale=base.scale))
-    return out if family.exact else replace(out, epsilon_leak=leak(balance(), base.measured, scale=base.scale))
+    out, named = judged(), family.excuse(moving)
+    if named == "epsilon" or (named and not out.balances):
+        return replace(judged(epsilon=family["gradient"]), named=named, epsilon_leak=out.leak)
+    return out

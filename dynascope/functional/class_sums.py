@@ -27,6 +27,8 @@ class Cell:
             1, 2, ...
         size: number of classes.
         start: first column of the output that the sums are written to.
+        shape: the shape in which the tensor is looked at, its first axis unchanged; None for its own. ``summed``
+            counts the axes of this shape.
     """
 
     tensor: int
@@ -34,6 +36,7 @@ class Cell:
     classes: Tensor | None
     size: int
     start: int
+    shape: tuple[int, ...] | None = None
 
 
 class Piece(NamedTuple):
@@ -55,14 +58,17 @@ class Piece(NamedTuple):
         """The part of a tensor that this piece holds."""
         return tensor if self.whole else tensor[self.first : self.last]
 
+    def seen_by(self, cell: Cell, memory: Float[Tensor, "rows flat"]) -> Tensor:
+        """This piece's part of flat memory, in the shape in which a cell looks at it, behind the leading axis."""
+        shape = self.shape if cell.shape is None else (self.last - self.first, *cell.shape[1:])
+        return memory[:, self.start : self.stop].view((len(memory), *shape))
+
     def view(self, memory: Float[Tensor, "*rows flat"]) -> Tensor:
         """This piece's part of flat memory, in the piece's shape behind any leading axes."""
         return memory[..., self.start : self.stop].view((*memory.shape[:-1], *self.shape))
 
 
-def cut(
-    shapes: Sequence[tuple[int, ...]], limit: int, uncut: frozenset[int] = frozenset()
-) -> list[list[Piece]]:
+def cut(shapes: Sequence[tuple[int, ...]], limit: int, uncut: frozenset[int] = frozenset()) -> list[list[Piece]]:
     """Pack tensors into buckets of at most ``limit`` elements, in order; larger tensors are cut along their first axis.
 
     Args:
@@ -120,16 +126,13 @@ class Sums:
                 if cell.classes is not None:
                     self._scatters.append(_scatter(piece, cell, source, out))
                 elif not cell.summed:
-                    copied.append(
-                        (piece.start, cell.start + piece.first * prod(piece.shape[1:]), prod(piece.shape))
-                    )
+                    copied.append((piece.start, cell.start + piece.first * prod(piece.shape[1:]), prod(piece.shape)))
                 elif 0 in cell.summed and piece.first > 0:
                     self._additions.append(_reduction(piece, cell, source, out))
                 else:
                     self._reductions.append(_reduction(piece, cell, source, out))
         self._copies = [
-            (out[:, to : to + length], source[:, start : start + length])
-            for start, to, length in _merged(copied)
+            (out[:, to : to + length], source[:, start : start + length]) for start, to, length in _merged(copied)
         ]
 
     def run(self) -> None:
@@ -144,31 +147,31 @@ class Sums:
             _run_scatter(part, axes, classes, target, first)
 
 
-def _kept(cell: Cell, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for axis, length in enumerate(shape) if axis not in cell.summed)
-
-
-def _reduction(
-    piece: Piece, cell: Cell, source: Tensor, out: Tensor
-) -> tuple[Tensor, tuple[int, ...], Tensor]:
-    kept = _kept(cell, piece.shape)
+def _reduction(piece: Piece, cell: Cell, source: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:
+    part = piece.seen_by(cell, source)
+    kept = _kept(cell, part)
     # The first axis is the slowest: a stretch of it is a stretch of the classes, unless it is summed away.
     start = cell.start if 0 in cell.summed else cell.start + piece.first * prod(kept[1:])
     target = out[:, start : start + prod(kept)].view(out.shape[0], *kept)
-    return piece.view(source), tuple(axis + 1 for axis in cell.summed), target
+    return part, tuple(axis + 1 for axis in cell.summed), target
 
 
 def _scatter(
     piece: Piece, cell: Cell, source: Tensor, out: Tensor
 ) -> tuple[Tensor, tuple[int, ...], Tensor, Tensor, bool]:
+    part = piece.seen_by(cell, source)
+    kept = prod(_kept(cell, part))
+    start = 0 if 0 in cell.summed or part.ndim == 1 else piece.first * (kept // part.shape[1])
     classes = torch.arange(cell.size) if cell.classes is None else cell.classes
-    kept = prod(_kept(cell, piece.shape))
-    start = 0 if 0 in cell.summed or not piece.shape else piece.first * (kept // piece.shape[0])
     classes = classes[start : start + kept].to(source.device)
     # Class -1 is collected in one extra cell, which is then dropped.
     classes = torch.where(classes < 0, cell.size, classes)
     target = out[:, cell.start : cell.start + cell.size]
-    return piece.view(source), tuple(axis + 1 for axis in cell.summed), classes, target, piece.first == 0
+    return part, tuple(axis + 1 for axis in cell.summed), classes, target, piece.first == 0
+
+
+def _kept(cell: Cell, part: Tensor) -> tuple[int, ...]:
+    return tuple(length for axis, length in enumerate(part.shape[1:]) if axis not in cell.summed)
 
 
 def _run_scatter(part: Tensor, axes: tuple[int, ...], classes: Tensor, target: Tensor, first: bool) -> None:

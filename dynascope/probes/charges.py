@@ -440,7 +440,7 @@ class ChargeInstrument:
             if family.full:
                 grams.append(_gram(order[leg.parameter], leg, width))
             else:
-                cells[family.degree].append(Cell(order[leg.parameter], leg.summed, leg.index, leg.size, width))
+                cells[family.degree].append(_cell(order[leg.parameter], leg, self._named[leg.parameter], width))
             width = places[key].stop
         self._parts = {
             family.name: [
@@ -493,6 +493,30 @@ def _identity(family: Charge, leg: Leg) -> tuple[Any, ...]:
     """Equal for legs whose sums are equal, whatever their coefficients."""
     classes = leg.classes.cpu().contiguous()
     return leg.parameter, family.degree, family.full, tuple(classes.shape), classes.numpy().tobytes()
+
+
+def _cell(tensor: int, leg: Leg, parameter: Tensor, start: int) -> Cell:
+    """The sums of one leg, as plain sums over axes wherever the classes permit that."""
+    classes = leg.classes.cpu()
+    for axis in range(classes.ndim):
+        if bool((classes == classes.narrow(axis, 0, 1)).all()):
+            classes = classes.narrow(axis, 0, 1)
+    varying = [axis for axis, length in enumerate(classes.shape) if length > 1]
+    summed = tuple(axis for axis in range(classes.ndim) if axis not in varying)
+    flat, shape = classes.reshape(-1), tuple(parameter.shape)
+    plain, repeats = torch.arange(leg.size), len(flat) // leg.size
+    if flat.equal(plain):
+        return Cell(tensor, summed, None, leg.size, start)
+    if len(varying) == 1 and varying[0] > 0 and len(flat) == repeats * leg.size:
+        # Channels flattened into features: each class is a stretch of the axis, or returns every `size` elements.
+        axis = varying[0]
+        for split, inner in (((leg.size, repeats), axis + 1), ((repeats, leg.size), axis)):
+            pattern = plain.repeat_interleave(repeats) if inner > axis else plain.repeat(repeats)
+            if flat.equal(pattern):
+                others = tuple(other + (other > axis) for other in summed)
+                seen = (*shape[:axis], *split, *shape[axis + 1 :])
+                return Cell(tensor, tuple(sorted((*others, inner))), None, leg.size, start, seen)
+    return Cell(tensor, summed, flat, leg.size, start)
 
 
 def _gram(tensor: int, leg: Leg, start: int) -> Gram:

@@ -18,8 +18,9 @@ from dynascope.training.background import Background
 
 Level = Literal["info", "warning"]
 
-# A block is handed over when it is full (records or bytes) or old (seconds).
-BLOCK_RECORDS, BLOCK_BYTES, BLOCK_SECONDS = 1024, 2**24, 5.0
+# A block is handed over when it is full (records or bytes) or old (seconds). Small blocks stay in the cache, and two of
+# them take turns; flushing to disk costs milliseconds and happens at most once in that many seconds.
+BLOCK_RECORDS, BLOCK_BYTES, BLOCK_SECONDS = 1024, 2**22, 5.0
 
 
 class Instrument(Protocol):
@@ -80,8 +81,10 @@ class Blocks:
     def __init__(self, writer: RunWriter, background: Background) -> None:
         self._writer, self._background = writer, background
         self._block: _Block | None = None
-        self._handed = perf_counter()
+        self._handed = self._flushed = perf_counter()
         self._finite = True
+        # Memory that has been written out is used again: touching fresh memory costs more than the copy into it.
+        self._spare: dict[str, Tensor] = {}
 
     def keep(self, step: int, scalars: dict[str, Any], instruments: Sequence[Instrument]) -> None:
         """Keep one record; nothing here waits for the device.
@@ -94,7 +97,7 @@ class Blocks:
         if self._block is not None and self._block.is_full(perf_counter() - self._handed):
             self.hand_over(instruments)
         if self._block is None:
-            self._block = _Block({each.name: _room(each.row) for each in instruments})
+            self._block = _Block({each.name: self._room(each) for each in instruments})
         for each in instruments:
             self._block.memories[each.name][len(self._block.steps)].copy_(each.row)
         self._block.steps.append(step)
@@ -125,12 +128,23 @@ class Blocks:
         def write() -> None:
             computed()
             for each in instruments:
-                self._write_rows(each, block.steps, block.memories[each.name])
+                memory = block.memories[each.name]
+                self._write_rows(each, block.steps, memory)
+                self._spare[each.name] = memory
             for step, scalars, loss in zip(block.steps, block.scalars, losses(), strict=True):
                 self._write_scalars(step, scalars, loss)
-            self._writer.flush()
+            if perf_counter() - self._flushed >= BLOCK_SECONDS:
+                self._flushed = perf_counter()
+                self._writer.flush()
 
         self._background.submit(write)
+
+    def _room(self, instrument: Instrument) -> Tensor:
+        row, spare = instrument.row, self._spare.pop(instrument.name, None)
+        if spare is not None and spare.shape[1:] == row.shape:
+            return spare
+        records = max(1, min(BLOCK_RECORDS, BLOCK_BYTES // max(1, row.numel() * row.element_size())))
+        return row.new_empty((records, *row.shape))
 
     def _write_rows(self, instrument: Instrument, steps: list[int], memory: Tensor) -> None:
         rows = memory[: len(steps)].cpu().numpy()
@@ -161,11 +175,6 @@ def one_number(loss: Any) -> Tensor | float | None:
     if isinstance(loss, Tensor):
         return loss.detach().reshape(()).clone() if loss.numel() == 1 else None
     return None if loss is None else float(loss)
-
-
-def _room(row: Tensor) -> Tensor:
-    records = max(1, min(BLOCK_RECORDS, BLOCK_BYTES // max(1, row.numel() * row.element_size())))
-    return row.new_empty((records, *row.shape))
 
 
 def _after_all_work(memories: Iterable[Tensor]) -> Callable[[], None]:

@@ -163,7 +163,7 @@ class Discovery:
             if all(root.numel() == 1 for root in roots):
                 self._losses += [root.detach().reshape(()).clone() for root in roots]
         except Exception as error:  # whatever was passed, backward itself must judge it
-            self._miss(f"a loss ({type(error).__name__}: {error})")
+            self.miss(f"a loss ({type(error).__name__}: {error})")
 
     def loss(self) -> Tensor | None:
         """Sum of the scalar roots of ``backward`` since the last optimiser step.
@@ -195,7 +195,7 @@ class Discovery:
             if next(module.parameters(), None) is not None:
                 self._roots.append((weakref.ref(module), as_inputs(module, args, kwargs)))
         except Exception as error:
-            self._miss(f"the inputs of {type(module).__name__} ({type(error).__name__}: {error})")
+            self.miss(f"the inputs of {type(module).__name__} ({type(error).__name__}: {error})")
 
     def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         self._stepped = True
@@ -229,7 +229,7 @@ class Discovery:
             self._found(Find(best, optimizer, inputs, self.loss, sum(moved.values()) - owned, moment))
         except Exception as error:  # an observer's fault must never be the training's
             self._settled.add(optimizer)
-            self._miss(f"{type(optimizer).__name__} ({type(error).__name__}: {error})")
+            self.miss(f"{type(optimizer).__name__} ({type(error).__name__}: {error})")
         return True
 
     def _wait_for_model(self, optimizer: Optimizer) -> None:
@@ -239,9 +239,14 @@ class Discovery:
             self._watch_calls()
             return
         self._settled.add(optimizer)
-        self._miss(f"{type(optimizer).__name__} moves parameters of no module that was called in training mode")
+        self.miss(f"{type(optimizer).__name__} moves parameters of no module that was called in training mode")
 
-    def _miss(self, text: str) -> None:
+    def miss(self, text: str) -> None:
+        """Keep what went wrong, to be said once at the end.
+
+        Args:
+            text: what could not be observed.
+        """
         if text not in self.missed:
             self.missed.append(text)
 

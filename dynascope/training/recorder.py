@@ -114,6 +114,7 @@ class Recorder:
             tests.
         loss: gives the loss of the coming step where somebody knows it; None elsewhere.
         probes: functions of a ``Snapshot`` by name; what they return is recorded as scalars.
+        tell: says what went wrong; a warning if None.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Recorder:
         on_error: OnError = "warn",
         loss: Callable[[], Tensor | float | None] | None = None,
         probes: Mapping[str, Probe] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.path = writer.path
         """The run's folder."""
@@ -141,6 +143,7 @@ class Recorder:
         self._model, self._optimizer, self._writer, self._pace = model, optimizer, writer, pace
         self._view = OptimizerView(optimizer, model)
         self._make, self._on_error, self._find_loss = prepare, on_error, loss
+        self._tell = tell or warn
         self._instruments: list[Instrument] = []
         self._settings: dict[str, float] | None = None
         self._background = Background(f"dynascope-{writer.path.name}")
@@ -238,6 +241,7 @@ class Recorder:
         if not self.owner:
             return
         self._blocks.hand_over(self._instruments)
+        self.later(self._writer.flush)
         self._background.close()
         self._attempt("writing", self._fail_with_background)
         for task in before_finish:
@@ -409,7 +413,7 @@ class Recorder:
         self.probes.pop(what, None)
         self._broken = what in ("recording", "writing")
         text = f"{what} was switched off at step {self.steps} ({type(error).__name__}: {error})"
-        warn(f"{text}; training goes on")
+        self._tell(f"{text}; training goes on")
         self.note(text, level="warning")
 
 

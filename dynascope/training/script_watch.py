@@ -45,6 +45,7 @@ class ScriptWatch:
             inputs=lambda: find.inputs,
             loss=find.loss,
             settings=self._settings,
+            tell=self._discovery.miss,
         )
         self._recorders.append(recorder)
         if find.unseen:
@@ -72,5 +73,7 @@ class ScriptWatch:
         """
         self._stack.close()
         for recorder in self._recorders:
-            import_module("dynascope.training.session").finish(recorder, error, before_finish, on_finish)
+            import_module("dynascope.training.session").finish(
+                recorder, error, before_finish, on_finish, tell=self._discovery.miss
+            )
         return self._discovery.summary()

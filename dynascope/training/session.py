@@ -88,6 +88,7 @@ def begin(
     anatomy: Anatomy | None = None,
     loss: Callable[[], Tensor | float | None] | None = None,
     settings: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Recorder:
     """Open the archive and make the recorder; nothing is attached yet.
 
@@ -101,6 +102,7 @@ def begin(
         anatomy: the anatomy, where it is known already.
         loss: gives the loss of the coming step where somebody knows it.
         settings: further settings to write down.
+        tell: says what went wrong; a warning if None.
 
     Returns:
         The recorder, to be attached and closed.
@@ -119,6 +121,7 @@ def begin(
         on_error=wishes.on_error,
         loss=loss,
         probes=wishes.probes,
+        tell=tell,
     )
     session.recorder = recorder
     if known:
@@ -177,6 +180,8 @@ def finish(
     error: BaseException | None,
     before_finish: Sequence[Callable[[RunWriter], object]],
     on_finish: Sequence[Callable[[Path], object]],
+    *,
+    tell: Callable[[str], None] = warn,
 ) -> None:
     """Close a recorder and do what is to be done with the run; errors of the latter become warnings.
 
@@ -185,13 +190,14 @@ def finish(
         error: what ended the training, None for nothing.
         before_finish: called with the archive while it can still be written to.
         on_finish: called with the folder when the run is complete.
+        tell: says what went wrong.
     """
     recorder.close(status_of(error), before_finish=before_finish)
     for task in on_finish if recorder.owner else ():
         try:
             task(recorder.path)
         except Exception as problem:  # the training is over and stands, whatever becomes of the report
-            warn(f"{getattr(task, '__name__', 'finishing')} failed ({type(problem).__name__}: {problem})")
+            tell(f"{getattr(task, '__name__', 'finishing')} failed ({type(problem).__name__}: {problem})")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

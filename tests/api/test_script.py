@@ -251,9 +251,10 @@ def test_an_error_of_ours_changes_nothing(tmp_path, capsys, monkeypatch):
     script = write(tmp_path, TWO_MODELS.replace("(3, 4)", "(3,)"))
     expected = plainly(script)
     monkeypatch.setattr("dynascope.probes.charges.ChargeInstrument.before", lambda self: 1 / 0)
-    with pytest.warns(RuntimeWarning, match="charges was switched off"):
-        code, out, _ = observed(capsys, script, to=tmp_path / "run", output="identity")
+    code, out, err = observed(capsys, script, to=tmp_path / "run", output="identity")
     assert (code, out) == (0, expected)
+    assert len(err.splitlines()) == 1
+    assert "charges was switched off at step 0 (ZeroDivisionError" in err
     assert len(ds.load(tmp_path / "run").scalars["loss"]) == 5
 
 

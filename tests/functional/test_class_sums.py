@@ -21,12 +21,15 @@ CELLS = [
     Cell(5, (1,), torch.tensor([1, 0]), 2, 39),
     Cell(6, (0,), torch.tensor([0]), 1, 41),
     Cell(4, (), torch.arange(30) % 4 - 1, 3, 42),
+    Cell(5, (0, 2), None, 3, 45, (2, 3, 2)),  # three stretches of two columns
+    Cell(5, (0, 1), None, 2, 48, (2, 3, 2)),  # every second column
 ]
 
 
 def slow(cell, tensor):
     """One element at a time."""
     sums = torch.zeros(cell.size, dtype=torch.float64)
+    tensor = tensor if cell.shape is None else tensor.reshape(cell.shape)
     kept = [axis for axis in range(tensor.ndim) if axis not in cell.summed]
     lengths = [tensor.shape[axis] for axis in kept]
     for index in itertools.product(*map(range, tensor.shape)):
@@ -40,7 +43,7 @@ def slow(cell, tensor):
 
 
 def run(limit, cells, quantities):
-    out = torch.full((len(quantities), 45), torch.nan, dtype=torch.float64)
+    out = torch.full((len(quantities), 50), torch.nan, dtype=torch.float64)
     for pieces in cut(SHAPES, limit):
         memory = torch.full((len(quantities), pieces[-1].stop), torch.nan, dtype=torch.float64)
         for row, tensors in zip(memory, quantities, strict=True):

@@ -1,5 +1,7 @@
 """The fast recording of charges against the plain form, and the exact law against PyTorch's own steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -309,6 +311,39 @@ def test_low_precision_weights_are_summed_in_single_precision(dtype):
     np.testing.assert_allclose(columns["charges:first"]["value"], exact, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bucket", [None, 7])
+def test_classes_that_are_written_out_in_full_or_in_stretches(bucket):
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    columns = torch.arange(6)
+    forms = {
+        "full": columns.expand(4, 6).contiguous(),
+        "stretches": (columns // 2).view(1, 6),
+        "every third": (columns % 3).view(1, 6),
+        "odd": torch.tensor([0, 0, 1, 2, 2, 2]).view(1, 6),
+        "one": torch.zeros(4, 6, dtype=torch.int64),
+        "rows in pairs": (torch.arange(4) // 2).view(4, 1),
+        "permuted": columns.flip(0).view(1, 6),
+    }
+    families = [
+        Charge(name, "rescale", degree, (Leg("weight", 1.5, classes, int(classes.max()) + 1),), int(classes.max()) + 1,
+               True, "words")
+        for degree in (1, 2)
+        for name, classes in forms.items()
+    ]  # fmt: skip
+    families = [replace(family, name=f"{family.name} {family.degree}") for family in families]
+    instrument = ChargeInstrument(families, model, optimizer, bucket=bucket)
+    model(torch.randn(3, 6, dtype=torch.float64)).square().mean().backward()
+    plain = charges(snapshot(model, optimizer), families)
+    recorded = record(instrument, optimizer.step)
+    for each in families:
+        for name, expected in plain[each.name].items():
+            np.testing.assert_allclose(
+                recorded[f"charges:{each.name}"][name], expected.detach(), rtol=1e-12, atol=1e-14
+            )
+
+
 def test_convolutions_in_channels_last_and_sparse_gradients():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)).to(memory_format=torch.channels_last)
@@ -404,9 +439,7 @@ def test_bad_families_are_refused():
         ChargeInstrument([family("x", [leg("9.weight", torch.zeros(2, 2), 0)])], model, optimizer)
     odd = nn.Linear(2, 2, dtype=torch.complex64)
     with pytest.raises(Unsupported, match="complex"):
-        ChargeInstrument(
-            [family("x", [leg("weight", odd.weight, 0)])], odd, torch.optim.SGD(odd.parameters(), lr=0.1)
-        )
+        ChargeInstrument([family("x", [leg("weight", odd.weight, 0)])], odd, torch.optim.SGD(odd.parameters(), lr=0.1))
 
 
 def test_the_card_is_found_by_name():
