@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from dynascope import probes as probes
     from dynascope.api.inspect import inspect as inspect
     from dynascope.api.observe import observe as observe
     from dynascope.api.predict import predict as predict
@@ -24,7 +25,7 @@ _FUNCTIONS = {
 }
 _NAMESPACES = {"probes": "dynascope.probes"}
 
-__all__ = ["__version__", *_FUNCTIONS, *_NAMESPACES]
+__all__ = ["__version__", "inspect", "load", "observe", "predict", "probes", "reproduce"]
 
 
 def __getattr__(name: str) -> Any:

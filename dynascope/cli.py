@@ -230,8 +230,6 @@ def _split_run(argv: list[str]) -> tuple[Run, bool, list[str]] | None:
     ours, module, at = ["run"], False, 1
     while at < len(argv) and argv[at].startswith("-"):
         word = argv[at]
-        if word in {"-h", "--help"}:
-            return None
         at += 1
         if word in {"-m", "--"}:
             module = word == "-m"

@@ -153,6 +153,13 @@ def test_help_fits_a_terminal_of_80_columns(
     assert said.out.startswith(f"usage: dynascope{''.join(f' {c}' for c in command)} ")
     assert max(map(len, said.out.splitlines())) <= 80
     assert command or all(f"• {c} " in said.out for c in COMMANDS)
+    assert call(*command, "-h") == said
+
+
+def test_help_of_run_beside_other_words(call: Call, started: list[Any]) -> None:
+    """Before the script it is ours, whatever else stands there."""
+    assert call("run", "--every", "3", "--help", "train.py") == call("run", "--help")
+    assert started == []
 
 
 @pytest.mark.parametrize("argv", [(), ("inspct",), ("list", "--jsn"), ("run",), ("run", "-m"), ("run", "--every")])

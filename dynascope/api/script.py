@@ -64,7 +64,7 @@ def run_script(
     stop()
     before_finish = (_store_predictions, *before_finish)
     on_finish = (*((_write_report,) if report else ()), *on_finish)
-    missed = watches[0].close(error, before_finish, on_finish) if watches else ["torch was never imported"]
+    missed = watches[0].close(error, before_finish, on_finish) if watches else _never_watched()
     if missed:
         _say(f"not everything was observed: {'; '.join(missed)}", code)
     return code
@@ -77,6 +77,11 @@ def _watch(watches: list[Any], path: Path, wishes: dict[str, Any], command: dict
         watches.append(watch(path, wishes, _instruments, command))
     except Exception as error:
         _say(f"nothing will be observed ({type(error).__name__}: {error})", 0)
+
+
+def _never_watched() -> list[str]:
+    # Where torch is there, the reason has been said already.
+    return [] if "torch" in sys.modules else ["torch was never imported"]
 
 
 def _instruments() -> list[Any]:

@@ -20,8 +20,8 @@ from dynascope.runs import Run, RunWriter, load
 # A leak of an exact charge: rounding of the sums that the account is fed, over thousands of steps. Measured leaks are
 # 1e-14 in float64 and 1e-6 in float32; a broken law leaks 1e-3 and more.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
-# A gradient of this share of what moves the other weights is rounding: sums in float32 over a batch and its positions, up
-# to 1e5 terms that should cancel, leave up to 6e-8 * sqrt(1e5) = 2e-5; a broken symmetry pushes with 1e-2 and more.
+# A gradient of this share of what moves the other weights is rounding: sums in float32 over a batch and its positions,
+# up to 1e5 terms that should cancel, leave up to 6e-8 * sqrt(1e5) = 2e-5; a broken symmetry pushes with 1e-2 and more.
 ROUNDING = 1e-4
 # A normalisation epsilon pushes with 1e-6 to 1e-4 of it; more is not excused by an epsilon.
 EPSILON = 1e-3
@@ -84,7 +84,7 @@ class FamilyPrediction:
 
     def __str__(self) -> str:
         says = [] if self.balances is None else ["balances" if self.balances else "LEAKS"]
-        says += [f"({self.named} named)"] if self.named else []
+        says += [f"({self.named} named; {self.epsilon_leak:.0e} without)"] if self.named else []
         says += [] if self.diverged is None else [f"until step {self.diverged}, where numbers are no longer finite"]
         verdict = " ".join(says)
         numbers = (_short(x) for x in (self.leak, self.law_error, self.naive_error))
@@ -262,7 +262,7 @@ class _Family:
         Returns:
             "epsilon", "rounding", or nothing where the gradient is too large for either or was not recorded.
         """
-        if self.shared or "gradient" not in self.columns:
+        if "gradient" not in self.columns:
             return ""
         lever = np.ones(()) if self.degree == 1 else np.sqrt(self["scale"])
         push = np.divide(self["gradient"], lever, out=np.zeros_like(self["gradient"]), where=lever > 0)
@@ -335,7 +335,7 @@ def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings, movi
 
     def balance(**epsilon: np.ndarray) -> Prediction:
         accounted = account(begin, settings, degree=family.degree, **first, **fed, **epsilon)
-        return made("account", accounted.value, *memory, *fed, *(["gradient"] if epsilon else []))
+        return made("account", accounted.value, *memory, *_inputs(fed, epsilon))
 
     def judged(made: Prediction) -> FamilyPrediction:
         return replace(base, account=made, leak=leak(made.series, base.measured, scale=base.scale))
@@ -360,6 +360,11 @@ def _whole(family: _Family, base: FamilyPrediction, settings: StepSettings, movi
     )  # fmt: skip
 
 
+def _inputs(fed: Mapping[str, np.ndarray], epsilon: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the columns that an account was fed; its term for an epsilon is the gradient along the symmetry."""
+    return [*fed, *(["gradient"] if epsilon and "gradient" not in fed else [])]
+
+
 def _moves(base: FamilyPrediction) -> bool:
     """Whether the charge moved by more than its account's tolerance; below that a relative error says nothing."""
     motion = np.abs(base.measured.values - base.measured.values[:1]).max(initial=0.0)
@@ -372,7 +377,7 @@ def _sampled(family: _Family, base: FamilyPrediction, settings: StepSettings, mo
     def judged(**epsilon: np.ndarray) -> FamilyPrediction:
         terms = one_step_terms(settings=settings, degree=family.degree, **fed, **epsilon)
         values = replace(base.measured, values=family["value"] + sum(terms.values()))
-        used = [f"{base.name}/{k}" for k in (*fed, *(["gradient"] if epsilon else []))]
+        used = [f"{base.name}/{k}" for k in _inputs(fed, epsilon)]
         made = prediction("account", values.values, steps=values.steps, quantity=base.name, inputs=used)
         return replace(base, account=made, leak=leak(values, base.measured, scale=base.scale))
 

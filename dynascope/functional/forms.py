@@ -139,9 +139,7 @@ def forms(
                 pieces=pieces,
                 quantities=x,
                 targets=[piece.view(x[quantity]) for quantity in range(copied) for piece in pieces],
-                products=[(x[left], x[right], p[rows]) for left, right, rows in _runs(pairs)]
-                if first
-                else [],
+                products=[(x[left], x[right], p[rows]) for left, right, rows in _runs(pairs)] if first else [],
                 magnitude=x[copied] if magnitude and second else None,
                 sums=sums,
             )
@@ -164,9 +162,7 @@ class _GramSums:
         self._upper = torch.triu_indices(gram.rows, gram.rows, device=out.device)
         self._out = out[:, gram.start : gram.start + gram.size]
         axes = range(quantities.ndim - 1)
-        self._axes = [axis + 1 for axis in axes if axis not in gram.summed] + [
-            axis + 1 for axis in gram.summed
-        ]
+        self._axes = [axis + 1 for axis in axes if axis not in gram.summed] + [axis + 1 for axis in gram.summed]
 
     def run(self) -> None:
         """Write the upper triangles of the symmetric parts of all products."""
@@ -179,6 +175,12 @@ class _GramSums:
 
 def _runs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, slice, slice]]:
     """Neighbouring pairs with one left factor and consecutive right factors, multiplied by one call.
+
+    Args:
+        pairs: quantities to multiply.
+
+    Returns:
+        Left factor, right factors and output rows of each call.
 
     Example:
         >>> _runs([(0, 0), (0, 1), (4, 4)])

@@ -55,8 +55,9 @@ _PAIRS: Final = {
     "source_velocity": ("w", "w"),
 }
 
-# Elements worked on at once: enough to hide the cost of a call, few enough to stay in a core's cache.
-BUCKET: Final = 2**16
+# Elements worked on at once: enough to hide the cost of a call, few enough to stay in a core's cache. Measured on a
+# network of 1.3 million parameters, one thread: 2^14 takes 5.5 ms, 2^15 4.1, 2^16 3.6, 2^17 3.5, 2^18 3.4, 10^6 5.9.
+BUCKET: Final = 2**17
 # A GPU hides nothing by small pieces; there the bound only limits the memory of the copies.
 BUCKET_ACCELERATOR: Final = 2**22
 # Matrix-valued families (linear bonds) grow with the square of the width; past this many numbers in all, the
@@ -103,7 +104,7 @@ def _columns(family: Charge, quantities: Mapping[str, Mapping[str, Tensor]]) -> 
 
 
 def _quantities(family: Charge, snapshot: Snapshot) -> dict[str, dict[str, Tensor]]:
-    """theta and g of a family's legs by parameter name; under SGD also v and u, under Nesterov w = v'."""
+    """Theta and g of a family's legs by parameter name; under SGD also v and u, under Nesterov w = v'."""
     view = snapshot.optimizer
     theta = {leg.parameter: snapshot.params[leg.parameter].detach() for leg in family.legs}
     settings = {name: view.settings(name) if view else {} for name in theta}
@@ -402,6 +403,13 @@ class ChargeInstrument:
         """The parameters that take part: those of one group next to each other, vectors first.
 
         Vectors next to each other are copied into the row at once.
+
+        Returns:
+            Parameters by name.
+
+        Raises:
+            ValueError: a family names a parameter that the model lacks, or there is none.
+            Unsupported: a parameter is complex.
         """
         named = dict(model.named_parameters(remove_duplicate=False))
         wanted = dict.fromkeys(leg.parameter for family in self._families for leg in family.legs)

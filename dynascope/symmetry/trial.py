@@ -2,8 +2,8 @@
 
 Each action is tried at random parameters and inputs in two ways, by the Jacobian-vector product of its tangent and by
 its finite group element; the same legs moved at random must change the output, or it would prove nothing. On a large
-model all claims are tried in one sum: independent random motions of which one changes the output do not add up to nothing.
-What fails is halved until the culprit stands alone.
+model all claims are tried in one sum: independent random motions of which one changes the output do not add up to
+nothing. What fails is halved until the culprit stands alone.
 """
 
 import time

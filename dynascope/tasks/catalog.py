@@ -136,9 +136,11 @@ def digits_conv(*, eps: float = 1e-5, held_out: int = 360) -> Recipe:
 
 
 @_task(_DIGITS, "vgg", "Digits with a VGG-like network with BatchNorm")
-def digits_vgg(*, stages: Stages = ((8, 8), (16, 16)), hidden: int = 32, held_out: int = 360) -> Recipe:
+def digits_vgg(
+    *, stages: Stages = ((8, 8), (16, 16)), hidden: int = 32, bias: bool = True, held_out: int = 360
+) -> Recipe:
     """Digits and ``models.vgg_like``: what the demo trains where Fashion-MNIST is not installed."""
-    return _digits(held_out), lambda seed: models.vgg_like(stages, seed=seed, image=8, hidden=hidden)
+    return _digits(held_out), lambda seed: models.vgg_like(stages, seed=seed, image=8, hidden=hidden, bias=bias)
 
 
 @_task(_DIGITS, "resnet", "Digits with a ResNet-like network")
@@ -168,10 +170,14 @@ def fashion_mlp(*, hidden: Sequence[int] = (64,), path: str | Path | None = None
 
 @_task(_FASHION, "vgg", "Fashion-MNIST with a VGG-like network with BatchNorm")
 def fashion_vgg(
-    *, stages: Stages = ((8, 8), (16, 16), (32, 32)), hidden: int = 64, path: str | Path | None = None
+    *,
+    stages: Stages = ((8, 8), (16, 16), (32, 32)),
+    hidden: int = 64,
+    bias: bool = True,
+    path: str | Path | None = None,
 ) -> Recipe:
     """Fashion-MNIST and ``models.vgg_like``: what the demo trains."""
-    return datasets.fashion_mnist(path), lambda seed: models.vgg_like(stages, seed=seed, hidden=hidden)
+    return datasets.fashion_mnist(path), lambda seed: models.vgg_like(stages, seed=seed, hidden=hidden, bias=bias)
 
 
 @_task(_FASHION, "resnet", "Fashion-MNIST with a ResNet-like network")

@@ -64,6 +64,7 @@ def vgg_like(
     image: int = 28,
     hidden: int = 64,
     classes: int = 10,
+    bias: bool = True,
 ) -> nn.Sequential:
     """A VGG-like network: stages of conv-BatchNorm-ReLU that each end in a max-pool, then two linear maps.
 
@@ -74,10 +75,10 @@ def vgg_like(
         image: height and width of the input images; each stage halves it, rounding down.
         hidden: units of the hidden linear layer.
         classes: number of outputs.
+        bias: whether convolutions have biases, as in VGG; the normalisation behind them removes what a bias does.
 
     Returns:
-        A flat ``Sequential`` for inputs of shape (batch, channels, image, image). Convolutions have biases,
-        as in VGG.
+        A flat ``Sequential`` for inputs of shape (batch, channels, image, image).
 
     Raises:
         ValueError: no stage, an empty stage, or more halvings than the image allows.
@@ -93,7 +94,7 @@ def vgg_like(
         width = channels
         for stage in stages:
             for outputs in stage:
-                layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+                layers += [nn.Conv2d(width, outputs, 3, padding=1, bias=bias), nn.BatchNorm2d(outputs), nn.ReLU()]
                 width = outputs
             layers.append(nn.MaxPool2d(2))
         layers += [nn.Flatten(), nn.Linear(width * side**2, hidden), nn.ReLU(), nn.Linear(hidden, classes)]

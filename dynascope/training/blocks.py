@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from dynascope.training.background import Background
 
 Level = Literal["info", "warning"]
 
-# A block is handed over when it is full (records or bytes) or old (seconds). Small blocks stay in the cache, and two of
-# them take turns; flushing to disk costs milliseconds and happens at most once in that many seconds.
-BLOCK_RECORDS, BLOCK_BYTES, BLOCK_SECONDS = 1024, 2**22, 5.0
+# A block is handed over when it is full (records or bytes) or old (seconds). Two blocks take turns; flushing to disk
+# costs milliseconds and happens at most once in that many seconds.
+BLOCK_RECORDS, BLOCK_BYTES, BLOCK_SECONDS = 1024, 2**24, 5.0
 
 
+@runtime_checkable
 class Instrument(Protocol):
     """What measures a fixed number of numbers around a step, without a trace and without waiting for the device.
 

@@ -99,7 +99,7 @@ class Discovery:
         self._inner: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._settled: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._tries: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
-        self._losses: list[Tensor] = []
+        self._loss: Tensor | None = None
         self._stepped = False
         self._calls: Any = None
         self._compiled = False
@@ -156,12 +156,12 @@ class Discovery:
         """Remember the roots since the last step: accumulated gradients belong to the sum of their losses."""
         try:
             if self._stepped:
-                self._losses.clear()
-                self._stepped = False
+                self._loss, self._stepped = None, False
             self.backwards += 1
-            roots = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
-            if all(root.numel() == 1 for root in roots):
-                self._losses += [root.detach().reshape(()).clone() for root in roots]
+            for root in (tensors,) if isinstance(tensors, Tensor) else tuple(tensors):
+                if root.numel() == 1:
+                    value = root.detach().reshape(())
+                    self._loss = value.clone() if self._loss is None else self._loss + value
         except Exception as error:  # whatever was passed, backward itself must judge it
             self.miss(f"a loss ({type(error).__name__}: {error})")
 
@@ -171,9 +171,7 @@ class Discovery:
         Returns:
             The loss, None where there was none.
         """
-        if len(self._losses) < 2:
-            return self._losses[0] if self._losses else None
-        return torch.stack([loss.to(self._losses[0]) for loss in self._losses]).sum()
+        return self._loss
 
     # ------------------------------------------------------------------------------------------------ models
 
@@ -215,6 +213,7 @@ class Discovery:
         """Find the model of an optimiser and tell of it; True if there is no more to be done."""
         try:
             moved = {id(p): p.numel() for group in optimizer.param_groups for p in group["params"]}
+            self._roots = [root for root in self._roots if root[0]() is not None]
             best, owned, inputs = None, 0, None
             for reference, called_with in self._roots:
                 model = reference()

@@ -145,7 +145,7 @@ class Recorder:
         self._make, self._on_error, self._find_loss = prepare, on_error, loss
         self._tell = tell or warn
         self._instruments: list[Instrument] = []
-        self._settings: dict[str, float] | None = None
+        self._settings: dict[str, Any] | None = None
         self._background = Background(f"dynascope-{writer.path.name}")
         self._blocks = Blocks(writer, self._background)
         self._process = os.getpid()  # a forked child inherits the hooks, but must not write
@@ -422,7 +422,7 @@ def _rate(group: Mapping[str, Any]) -> Tensor | float:
     return rate.detach().clone() if isinstance(rate, Tensor) else float(rate)
 
 
-def _settings(optimizer: Optimizer) -> dict[str, float]:
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
     """Settings that schedules besides the learning rate's may move, by group."""
     return {
         _numbered(key, i): group[key]

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -88,25 +89,20 @@ def traces(model, optimizer):
         len(optimizer._optimizer_step_post_hooks),
     ]
     modes = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
-    noise = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    noise = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
     return [t.clone() for t in (*tensors, *state)], (list(model.state_dict()), hooks, modes, noise)
 
 
 def run(make, path=None, *, count=5, **options):
     """Train from a fixed seed, observed or not."""
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
     fails_at, loop = options.pop("fails_at", None), options.pop("loop", {})
     model = Net()
     optimizer = make(model.parameters())
-    losses = []
-    try:
-        if path is None:
-            losses = steps(model, optimizer, count, fails_at=fails_at, **loop)
-        else:
-            with observe(model, optimizer, to=path, **options):
-                losses = steps(model, optimizer, count, fails_at=fails_at, **loop)
-    except RuntimeError as error:
-        assert "own mistake" in str(error)
+    watched = nullcontext() if path is None else observe(model, optimizer, to=path, **options)
+    losses, expected = [], nullcontext() if fails_at is None else pytest.raises(RuntimeError, match="own mistake")
+    with expected, watched:
+        losses = steps(model, optimizer, count, fails_at=fails_at, **loop)
     return losses, *traces(model, optimizer)
 
 
@@ -128,6 +124,7 @@ WAYS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")  # the type checks of `make test` draw from Python's random state
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_training_is_bit_identical_with_and_without(tmp_path, make, way, anatomy):
@@ -135,6 +132,7 @@ def test_training_is_bit_identical_with_and_without(tmp_path, make, way, anatomy
     assert same(run(make, tmp_path / "run", on_error="raise", anatomy=anatomy, **way), run(make, **plain))
 
 
+@pytest.mark.usefixtures("unchecked")  # the type checks of `make test` draw from Python's random state
 @pytest.mark.parametrize("inputs", [None, torch.ones(2, 1, 4, 4)], ids=["first call", "example inputs"])
 def test_training_is_bit_identical_with_and_without_inspection(tmp_path, inputs):
     assert same(run(sgd, tmp_path / "run", on_error="raise", example_inputs=inputs), run(sgd))
@@ -275,6 +273,7 @@ def test_observing_twice_is_refused_and_the_first_goes_on(tmp_path, anatomy):
         steps(model, optimizer, 1)
 
 
+@pytest.mark.usefixtures("unchecked")  # the type checks of `make test` draw from Python's random state
 def test_a_mistake_at_the_door_leaves_nothing_behind(tmp_path, anatomy):
     torch.manual_seed(0)
     model = Net()
@@ -312,9 +311,14 @@ def test_without_inputs_training_goes_on_with_one_warning(tmp_path):
 def test_the_run_says_how_it_ended(tmp_path, error, status, anatomy):
     model = Net()
     optimizer = sgd(model.parameters())
-    with pytest.raises(error), observe(model, optimizer, to=tmp_path / "run", anatomy=anatomy, on_error="raise"):
-        steps(model, optimizer, 2)
-        raise error
+
+    def train():
+        with observe(model, optimizer, to=tmp_path / "run", anatomy=anatomy, on_error="raise"):
+            steps(model, optimizer, 2)
+            raise error
+
+    with pytest.raises(error):
+        train()
     run = ds.load(tmp_path / "run")
     assert run.status == status
     assert run.scalars["learning_rate"].steps.tolist() == [0, 1]

@@ -435,7 +435,7 @@ def test_bad_families_are_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="no parameter"):
         ChargeInstrument([], model, optimizer)
-    with pytest.raises(ValueError, match="9.weight"):
+    with pytest.raises(ValueError, match=r"9\.weight"):
         ChargeInstrument([family("x", [leg("9.weight", torch.zeros(2, 2), 0)])], model, optimizer)
     odd = nn.Linear(2, 2, dtype=torch.complex64)
     with pytest.raises(Unsupported, match="complex"):

@@ -218,6 +218,19 @@ def test_closures_are_measured_when_their_gradients_stand(tmp_path, make, by_nam
     np.testing.assert_allclose(run.scalars["loss"].values, losses, rtol=1e-6)
 
 
+def test_a_closure_that_is_never_called_leaves_no_record(tmp_path):
+    class Deaf(torch.optim.SGD):
+        def step(self, closure=None):
+            return None
+
+    s = setup(tmp_path, make=Deaf)
+    s.recorder.attach()
+    s.optimizer.step(lambda: 1.0)
+    train(s, 1)
+    s.recorder.close("complete")
+    assert load(s.path).series("weight", "value").steps.tolist() == [1]
+
+
 def test_nested_steps_of_a_subclass_count_once(tmp_path):
     class Own(torch.optim.SGD):
         def step(self, closure=None):
@@ -271,9 +284,14 @@ def test_a_failing_archive_ends_the_recording_with_one_warning(tmp_path, monkeyp
     s, plain = setup(tmp_path, on_error="warn"), setup(tmp_path / "plain")
     monkeypatch.setattr(s.recorder._writer, "block", lambda *a: (_ for _ in ()).throw(OSError("the disk is full")))
     s.recorder.attach()
-    with pytest.warns(RuntimeWarning, match="the disk is full") as caught:
-        ours = train(s, 20)
+
+    def observed():
+        weights = train(s, 20)
         s.recorder.close("complete")
+        return weights
+
+    with pytest.warns(RuntimeWarning, match="the disk is full") as caught:
+        ours = observed()
     theirs = train(plain, 20)
     plain.recorder.close("complete")
     assert len(caught) == 1
@@ -341,12 +359,14 @@ def test_a_forked_child_writes_nothing(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested here
         child = os.fork()
     if child == 0:
+        code = 1
         try:
             train(s, 1)
             s.recorder.close("failed")
+            code = 0 if s.recorder.steps == 2 else 2  # the child's step was not looked at
         finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
     train(s, 1)
     s.recorder.close("complete")
     run = load(s.path)

@@ -109,17 +109,20 @@ def test_exit_codes(code, expected):
 
 
 def test_only_our_frames_are_hidden(monkeypatch):
-    monkeypatch.setattr(as_python, "OURS", __file__)
-
     def raising():
         compile("(", "x", "exec")
 
-    try:
-        traceback.format_tb(raising())
-    except SyntaxError as error:
-        assert error.__traceback__ is not None
-        hide_frames(error)
-        assert error.__traceback__ is None
+    def caught():
+        with pytest.raises(SyntaxError) as found:
+            raising()
+        return found.value
+
+    error = caught()
+    hide_frames(error)
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["caught", "raising"]
+    monkeypatch.setattr(as_python, "OURS", __file__)
+    hide_frames(error)
+    assert error.__traceback__ is None
 
 
 def test_waiting_for_an_import(tmp_path, monkeypatch):
