@@ -11,7 +11,7 @@ NUMBERS := tests/functional tests/mechanics tests/symmetry
 SHAPES := --jaxtyping-packages=dynascope.functional,dynascope.mechanics,dynascope.symmetry,beartype.beartype
 OTHERS := $(addprefix --ignore=,$(NUMBERS))
 
-.PHONY: setup demo test check format lint types imports unit studies bench clean help
+.PHONY: setup demo test check format lint types imports unit studies docs bench clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -53,6 +53,9 @@ unit: setup
 
 studies: setup  ## reproduce every study at quick scale
 	$(BIN)/dynascope reproduce all --scale quick
+
+docs: setup  ## write the citation list from the cards
+	$(BIN)/python -c "from dynascope.api.catalogue import citations; print(citations(), end='')" > CITATIONS.md
 
 bench: setup  ## measured ratios, side by side in one run
 	$(BIN)/python bench/overhead.py

@@ -26,6 +26,21 @@ def catalogue() -> dict[str, dict[str, str]]:
     }
 
 
+def citations() -> str:
+    """The papers and data behind the package, from the cards.
+
+    Returns:
+        A page in Markdown.
+    """
+    papers = sorted((STUDIES.get(n).card for n in STUDIES.names()), key=lambda card: (card.year, card.title))
+    data = sorted({(card.source, card.licence) for card in (TASKS.get(n).card for n in TASKS.names())})
+    lines = ["# Citations", "", "Generated from the cards by `make docs`; cite what you use.", "", "## Papers", ""]
+    lines += [f"- {c.authors}. *{c.title}*. {c.venue}, {c.year}. arXiv {c.paper}. Study: `{c.name}`." for c in papers]
+    lines += ["", "## Data", ""]
+    lines += [f"- {source}. Licence: {licence}." if licence != "-" else f"- {source}." for source, licence in data]
+    return "\n".join(lines) + "\n"
+
+
 def _words(registry: Registry, name: str, fields: tuple[str, ...]) -> str:
     try:
         card: Any = registry.get(name).card

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 import dynascope
 from dynascope.api import catalogue as door
-from dynascope.api.catalogue import catalogue
+from dynascope.api.catalogue import catalogue, citations
 from dynascope.base.errors import Unsupported
 from dynascope.base.registry import Registry
 from dynascope.probes import PROBES
@@ -56,3 +57,8 @@ def test_a_member_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPat
     assert found["near"] == "something near"
     assert found["far"].startswith("unavailable: ")
     assert "'ray'" in found["far"]
+
+
+def test_the_citation_list_is_up_to_date() -> None:
+    """After a new card: make docs."""
+    assert (Path(dynascope.__file__).parents[1] / "CITATIONS.md").read_text() == citations()

@@ -384,7 +384,7 @@ def test_an_epsilon_is_named(norm: str, groups: Optimizer, every: int, tmp_path:
         assert f.epsilon_leak > BROKEN
         assert f.account is not None
         assert f.account.inputs.count(f"{f.name}/gradient") == 1
-        assert "balances (epsilon named)" in str(f)
+        assert "balances (epsilon named" in str(f)
         words = next(v["words"] for v in found.verdicts() if v["family"] == f"charges:{f.name}")
         assert f"without the epsilon of its gradient {f.epsilon_leak:.1e}" in words
     assert {(f.named, f.epsilon_leak) for f in found.families if f.exact} == {("", None)}
