@@ -114,7 +114,7 @@ def loop(
     model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: int
 ) -> tuple[float, float, float]:
     """The user's loop, timed step by step after ten steps."""
-    times = []
+    times, begun, processor = [], 0.0, 0.0
     for step in range(steps + 10):
         if step == 10:
             begun, processor = perf_counter(), process_time()

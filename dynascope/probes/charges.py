@@ -305,7 +305,10 @@ class ChargeInstrument:
             legs, the signed forms of group 0 alone are the column ``value[0]``, and so on.
         """
         for family in self._families:
-            yield _key(family), self._assemble(family, rows)
+            # A run that diverges is recorded as it is, infinities included.
+            with np.errstate(invalid="ignore", over="ignore"):
+                columns = self._assemble(family, rows)
+            yield _key(family), columns
 
     def _assemble(self, family: Charge, rows: np.ndarray) -> dict[str, np.ndarray]:
         by_group: dict[int | None, np.ndarray] = {}
