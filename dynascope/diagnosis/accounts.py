@@ -23,7 +23,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 # A gradient of this share of what moves the other weights is rounding: sums in float32 over a batch and its positions,
 # up to 1e5 terms that should cancel, leave up to 6e-8 * sqrt(1e5) = 2e-5; a broken symmetry pushes with 1e-2 and more.
 ROUNDING = 1e-4
-# A normalisation epsilon up to 1e-3 pushes with 1e-6 to 1e-3 of it; clipping by value, with 1e-2, is not excused by one.
+# A normalisation epsilon up to 1e-3 pushes with 1e-6 to 1e-3 of it; clipping by value, with 1e-2, is not excused.
 EPSILON = 5e-3
 PREFIX = "charges:"
 _SCHEDULED = ("learning_rate", "momentum", "weight_decay")
