@@ -65,8 +65,8 @@ class Run:
 
     command: Annotated[Positional[str], arg(metavar="SCRIPT")]
     """The script, or -m and a module, followed by its own arguments."""
-    to: Path = Path("runs/observed")
-    """Folder of the run; it must not hold a finished run."""
+    to: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of the run, which must not hold a run yet; a new dated one under runs/ if not given."""
     every: int = 1
     """Record every k-th optimiser step."""
     max_overhead: Annotated[float | None, arg(metavar="FRACTION")] = None

@@ -260,7 +260,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-DEFAULTS = {"to": Path("runs/observed"), "every": 1, "max_overhead": None, "output": None, "module": False}
+DEFAULTS = {"to": None, "every": 1, "max_overhead": None, "output": None, "module": False}
 SPLITS: dict[str, tuple[list[str], str, list[str], dict[str, Any]]] = {
     "a bare script": (["train.py"], "train.py", [], {}),
     "the script's own words": (["train.py", "--every", "3", "--to"], "train.py", ["--every", "3", "--to"], {}),

@@ -6,6 +6,7 @@ statistics without touching a buffer.
 """
 
 import operator
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ class Graph:
         env: dict[Node, Any] = {}
         given = dict(zip(self.inputs, inputs, strict=True))
         wide = any(p.dtype == torch.float64 for p in params.values())
+        masks = torch.Generator().manual_seed(_seed(inputs))
         keep = {} if taps is not None else None
         for node in self.nodes:
             if node.op == "placeholder":
@@ -146,7 +148,8 @@ class Graph:
             elif node.op == "get_attr":
                 env[node] = _widen(_fetch(self.attributes, str(node.target)), wide)
             elif node.op == "call_function":
-                env[node] = self._call(node, env, epsilon_zero, batch_statistics, wide)
+                # Tensors made inside forward have the module's precision; here all are double.
+                env[node] = _widen(self._call(node, env, epsilon_zero, batch_statistics, wide, masks), wide)
                 if _mutates(node):
                     env[node.args[0]] = env[node]  # type: ignore[index]
             if keep is not None and taps is not None and node.name in taps:
@@ -164,7 +167,15 @@ class Graph:
             return buffers[constant] if isinstance(constant, str) else _widen(constant, wide)
         return given.get(node.name)
 
-    def _call(self, node: Node, env: Any, epsilon_zero: bool, batch_statistics: bool | None, wide: bool) -> Any:
+    def _call(
+        self,
+        node: Node,
+        env: Any,
+        epsilon_zero: bool,
+        batch_statistics: bool | None,
+        wide: bool,
+        masks: torch.Generator,
+    ) -> Any:
         def value(a: Any) -> Any:
             return env[a] if isinstance(a, Node) else a
 
@@ -172,8 +183,13 @@ class Graph:
             args = map_arg(node.args, lambda n: env[n])
             return node.target(*args, **map_arg(node.kwargs, lambda n: env[n]))  # type: ignore[operator]
         name = op_name(node)
+        if drops(node):
+            return _dropped(value(node.args[0]), float(bind(node)["p"]), masks)
         if name in DROPOUTS or (epsilon_zero and node.name in self.epsilons):
             return value(node.args[0])
+        if name == "view" and isinstance(bind(node).get("size"), (list, tuple)):
+            # Strides may differ from those at tracing time, where another kernel ran.
+            return value(node.args[0]).reshape(map_arg(bind(node)["size"], lambda n: env[n]))
         bound = dict(map_arg(bind(node), lambda n: env[n]))
         if "eps" in bound:
             bound["eps"] = 0.0 if epsilon_zero else _epsilon(node, bound["eps"])
@@ -220,6 +236,32 @@ def _mutates(node: Node) -> bool:
         and bool(node.args)
         and isinstance(node.args[0], Node)
     )
+
+
+def drops(node: Node) -> bool:
+    """Whether a node is a dropout that really drops.
+
+    Args:
+        node: a call node.
+
+    Returns:
+        True for a dropout in training mode with a positive rate.
+    """
+    if op_name(node) not in DROPOUTS:
+        return False
+    bound = bind(node)
+    return bool(bound.get("train")) and float(bound.get("p") or 0.0) > 0.0
+
+
+def _dropped(x: Tensor, rate: float, masks: torch.Generator) -> Tensor:
+    kept = torch.rand(x.shape, generator=masks) >= rate
+    return x * kept.to(x) / (1.0 - rate) if rate < 1.0 else torch.zeros_like(x)
+
+
+def _seed(inputs: Sequence[Any]) -> int:
+    """The same masks for the same inputs, other masks for others."""
+    total = sum(float(x.double().sum()) for x in inputs if isinstance(x, Tensor) and not x.is_complex())
+    return int.from_bytes(struct.pack("d", total), "little") % (2**63)
 
 
 def _widen(value: Any, wide: bool) -> Any:

@@ -206,6 +206,9 @@ class AbstractDomain:
         """
         return self.field(node.args[0])
 
+    on_dropout = on_identity
+    """A mask is a number at every element, which any scale passes."""
+
     def on_select_output(self, node: Node) -> Any:
         """Pick one of several outputs.
 

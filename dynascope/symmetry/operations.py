@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from dynascope.symmetry.graph import DROPOUTS, bind, op_name
+from dynascope.symmetry.graph import DROPOUTS, bind, drops, op_name
 
 _TABLE = {
     # Only move data: interpreted by running them on the labels.
@@ -58,9 +58,9 @@ def behaviour(node: Node) -> str:
         node: a call node.
 
     Returns:
-        A key of the table, or "unknown".
+        A key of the table, "dropout" for one that really drops, or "unknown".
     """
-    return BEHAVIOUR.get(op_name(node), "unknown")
+    return "dropout" if drops(node) else BEHAVIOUR.get(op_name(node), "unknown")
 
 
 def shape_of(node: Any) -> tuple[int, ...]:

@@ -239,7 +239,8 @@ class ShiftDomain(AbstractDomain):
         self.pin_all(node)
         return ()
 
-    on_pointwise = on_odd = on_power = on_homogeneous
+    # A dropout's mask makes a constant different at every element.
+    on_pointwise = on_odd = on_power = on_dropout = on_homogeneous
 
     def on_add(self, node: Node) -> Field:
         """Shifts add, so summands can trade them.

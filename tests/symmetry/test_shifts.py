@@ -29,7 +29,9 @@ def chain(*between: nn.Module) -> nn.Module:
     [
         (chain(), {"shift/0.bias>1.bias": 4}),
         (chain(nn.ReLU()), {}),
-        (chain(nn.Dropout(0.2)), {"shift/0.bias>2.bias": 4}),
+        (chain(nn.Dropout(0.2)), {}),  # a mask is no constant
+        (chain(nn.Dropout(0.2)).eval(), {"shift/0.bias>2.bias": 4}),
+        (chain(nn.Dropout(0.0)), {"shift/0.bias>2.bias": 4}),
         (nn.Sequential(L(3, 4), L(4, 2, bias=False)), {}),
         # a map without bias in between passes the shift on
         (nn.Sequential(L(3, 4), L(4, 5, bias=False), L(5, 2)), {"shift/0.bias>2.bias": 4}),

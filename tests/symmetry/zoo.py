@@ -197,6 +197,8 @@ CASES = (
     Case("linear", lambda: nn.Sequential(L(5, 4), L(4, 3)), (4, 5), 20),
     Case("deep leaky", lambda: nn.Sequential(L(4, 5), nn.LeakyReLU(), L(5, 6), nn.ReLU(), L(6, 2)), (4, 4), 11),
     Case("dropout", lambda: nn.Sequential(L(5, 7), nn.ReLU(), nn.Dropout(0.5), L(7, 3)), (4, 5), 7),
+    # an active mask passes scales, but no change of basis and no constant
+    Case("linear dropout", lambda: nn.Sequential(L(5, 4), nn.Dropout(0.5), L(4, 3)), (8, 5), 4),
     Case("prelu", lambda: nn.Sequential(L(5, 6), nn.PReLU(6), L(6, 3)), (4, 5), 6),
     Case("batchnorm1d", lambda: nn.Sequential(L(5, 6), nn.BatchNorm1d(6), nn.ReLU(), L(6, 3)), (8, 5), 6 + 6 + 6),
     Case(
