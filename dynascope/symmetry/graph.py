@@ -191,7 +191,9 @@ class Graph:
             # Strides may differ from those at tracing time, where another kernel ran.
             return value(node.args[0]).reshape(map_arg(bind(node)["size"], lambda n: env[n]))
         bound = dict(map_arg(bind(node), lambda n: env[n]))
-        if "eps" in bound:
+        if (
+            "eps" in bound and bound.get("use_input_stats") is not False
+        ):  # with running statistics, see batch_norm below
             bound["eps"] = 0.0 if epsilon_zero else _epsilon(node, bound["eps"])
         if "dropout_p" in bound:
             bound["dropout_p"] = 0.0

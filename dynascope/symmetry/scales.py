@@ -352,7 +352,7 @@ class ScaleDomain(_AbstractScales):
         return self._scaled_output(node, bound, shape, 1)
 
     def _running(self, node: Node, bound: dict, shape: tuple[int, ...], inputs: Field) -> Field:
-        if bound.get("weight") is None or self.parameter_name(bound["bias"]) is None:
+        if bound.get("weight") is None or self.parameter_name(bound.get("bias")) is None:
             self.pin(inputs)
             return ()
         rows = self.system.fresh((shape[1],))
@@ -371,10 +371,10 @@ class ScaleDomain(_AbstractScales):
             The output's field.
         """
         bound, shape = bind(node), shape_of(node)
-        if not bound["use_input_stats"]:
-            return self.on_unknown(node)
         others = [a for a in range(len(shape)) if a != 1]
-        self.system.uniform(self.field(node.args[0]), others)
+        one = self.system.uniform(self.field(node.args[0]), others)
+        if not bound["use_input_stats"]:
+            return self._running(node, bound, shape, self.along(one, 1)[0])
         return self._scaled_output(node, bound, shape, 1)
 
     def on_group_norm(self, node: Node) -> Field:

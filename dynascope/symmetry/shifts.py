@@ -143,9 +143,14 @@ class ShiftDomain(AbstractDomain):
             The output's field.
         """
         bound, shape = bind(node), shape_of(node)
+        if not bound["training"]:
+            return self._running(node, bound, shape)
         arriving = self.system.uniform(self.field(node.args[0]), [a for a in range(len(shape)) if a != 1])
-        if bound["training"]:
-            return self._offset(node, bound, shape, 1, "offset", arriving)
+        return self._offset(node, bound, shape, 1, "offset", arriving)
+
+    def _running(self, node: Node, bound: dict, shape: tuple[int, ...]) -> Field:
+        """An affine map per channel passes a shift on to its own offset."""
+        arriving = self.system.uniform(self.field(node.args[0]), [a for a in range(len(shape)) if a != 1])
         if self.parameter_name(bound.get("bias")) is None:
             self.pin(arriving)
             return ()
@@ -161,6 +166,8 @@ class ShiftDomain(AbstractDomain):
             The output's field.
         """
         bound, shape = bind(node), shape_of(node)
+        if not bound["use_input_stats"]:
+            return self._running(node, bound, shape)
         self.system.uniform(self.field(node.args[0]), range(2, len(shape)))
         return self._offset(node, bound, shape, 1, "offset", ())
 

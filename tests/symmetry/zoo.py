@@ -264,6 +264,25 @@ CASES = (
         4 + 4,
     ),
     Case(
+        "instancenorm eval",
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 3),
+            nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+            nn.ReLU(),
+            nn.Flatten(),
+            L(48, 2),
+        ),
+        (4, 1, 6, 6),
+        3 + 3 + 3,
+        train=False,
+    ),
+    Case(
+        "conv3d",
+        lambda: nn.Sequential(nn.Conv3d(1, 3, 2), nn.ReLU(), nn.Conv3d(3, 2, 2), nn.ReLU(), nn.Flatten(), L(16, 2)),
+        (4, 1, 4, 4, 4),
+        3 + 2,
+    ),
+    Case(
         "conv1d",
         lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.ReLU(), nn.Flatten(), L(12, 2)),
         (4, 2, 8),
