@@ -92,6 +92,12 @@ def test_an_exact_charge_pushed_by_its_gradient_is_a_warning(share, count):
     assert [finding.level for finding in said] == ["warning"] * count
 
 
+@pytest.mark.parametrize(("leak", "count"), [(1e-7, 0), (0.01, 1)])
+def test_a_push_is_no_warning_where_the_account_balances_without_it(leak, count):
+    rate = Series(STEPS, np.full(5, 0.1), "learning_rate")
+    assert len(pushed([family(push=1.0, account=leak)], rate)) == count
+
+
 def test_epsilon_is_information_and_needs_the_learning_rate():
     rate = Series(STEPS, np.full(5, 0.1), "learning_rate")
     (said,) = pushed([family(exact=False, push=1.0)], rate)
